@@ -1,0 +1,265 @@
+"""What a run may be told: one dataclass a section, and the checks that span sections.
+
+The dataclasses are the Hydra schema (`register`) and, once composed, the plain typed value that every
+stage receives (`Config`). A key that is not here, or of another type, fails when the run is composed.
+What only several keys together can show is found by `faults`, which returns all of them at once.
+
+Importing this module costs a few milliseconds: no torch, no Megatron, no vLLM.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+MISSING = "???"  # OmegaConf's mark for a value that a run must give
+
+
+class Stage(StrEnum):
+    """What a run does; each is a file in `r1mega/stages`."""
+
+    pretrain = "pretrain"
+    grpo = "grpo"
+    evaluate = "evaluate"
+
+
+class Dtype(StrEnum):
+    """The dtype in which weights live and matrices multiply."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class WandbMode(StrEnum):
+    """Where Weights & Biases records go; only `online` leaves the machine."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+class Backend(StrEnum):
+    """Where a run computes: `cpu` is Megatron on gloo, `cuda` is Megatron on NCCL."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+@dataclass(kw_only=True, slots=True)
+class ModelConfig:
+    """The model: an HF folder to start from, or the HF fields of one that is trained from scratch."""
+
+    init_from: str | None = None
+    """HF folder (config.json, tokenizer, safetensors); None: a new model of the fields in `hf`."""
+    hf: dict[str, Any] = field(default_factory=dict)
+    """HF config fields, named as in the checkpoint's own config.json; unused with `init_from`."""
+    expert_bias_update_rate: float = 1e-3
+    """How far the router's aux-loss-free bias moves after each update (DeepSeek-V3: 0.001)."""
+    mtp_loss_weight: float = 0.1
+    """Weight of the multi-token-prediction loss in pre-training (DeepSeek-V3: 0.3, later 0.1)."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ParallelConfig:
+    """Degrees of the training layout; `r1mega.parallel.plan` turns them into ranks."""
+
+    tp: int = 1
+    """Tensor-parallel size."""
+    pp: int = 1
+    """Pipeline-parallel size."""
+    vpp: int = 1
+    """Virtual pipeline stages a rank."""
+    ep: int = 1
+    """Expert-parallel size."""
+    etp: int | None = None
+    """Tensor-parallel size inside an expert; None: as `tp` where ep is 1, else 1."""
+    cp: int = 1
+    """Context-parallel size."""
+    dp: int | None = None
+    """Data-parallel size; None: what torchrun's or srun's ranks leave, else the smallest that fits."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PrecisionConfig:
+    """The numbers' width, on both sides of the hand-over."""
+
+    dtype: Dtype = Dtype.fp32
+
+
+@dataclass(kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW on Megatron's distributed optimizer, and its learning-rate schedule, counted in updates."""
+
+    lr: float = MISSING  # type: ignore[assignment]
+    min_lr_ratio: float = 1.0
+    """Learning rate at the end of the schedule over its peak; 1.0 keeps it constant after warm-up."""
+    warmup_updates: int = 0
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    clip_grad_norm: float = 1.0
+
+
+@dataclass(kw_only=True, slots=True)
+class TaskConfig:
+    """One procedurally generated task of reasoning-gym and its parameters."""
+
+    name: str = MISSING
+    parameters: dict[str, Any] = field(default_factory=dict)
+    weight: float = 1.0
+    """Share of this task among the training questions, relative to the other tasks' weights."""
+
+
+@dataclass(kw_only=True, slots=True)
+class DataConfig:
+    """The questions: reasoning-gym tasks, or a file of prompts of one's own."""
+
+    tasks: list[TaskConfig] = field(default_factory=list)
+    prompts_file: str | None = None
+    """JSONL with `question` and `answer` in each row; replaces `tasks`."""
+    template: str = "r1_zero"
+    """How a question becomes a prompt: a name in `r1mega/data/templates.py`."""
+    train_questions: int = 20_000
+    """Distinct questions kept for training; none of them is among the held-out ones."""
+    held_out_questions: int = 512
+    """Distinct questions set apart, before training ones are drawn, for evaluation."""
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainConfig:
+    """Training of a base from scratch on synthetic chains of thought, good ones and bad ones."""
+
+    updates: int = 300
+    samples_per_update: int = 256
+    mixture: dict[str, float] = field(default_factory=dict)
+    """Share of each kind of text (`r1mega/data/corpus.py` describes the kinds)."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class RolloutConfig:
+    """The vLLM engines that generate."""
+
+    replicas: int = 1
+    """Engines, each with the whole model; prompts are dealt out among them."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_answer_tokens: int = 64
+    """Longer answers are cut and earn nothing."""
+    max_context_tokens: int = 256
+    """Prompt and answer together."""
+    concurrent_sequences: int = 256
+    """Sequences an engine decodes at once."""
+    kv_cache_bytes: int = 256 * 1024**2
+    threads_per_replica: int = 1
+    start_timeout_s: float = 180.0
+    """How long an engine may take to come up before the run stops."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GrpoConfig:
+    """Group relative policy optimisation, as in DeepSeek-R1."""
+
+    rollouts: int = MISSING  # type: ignore[assignment]
+    prompts_per_rollout: int = 512
+    samples_per_prompt: int = 16
+    updates_per_rollout: int = 16
+    clip_eps: float = 0.2
+    """The ratio of new to old probability is clipped to [1 - eps, 1 + eps]."""
+    kl_coefficient: float = 1e-3
+    reference_refresh_updates: int = 400
+    """The reference becomes the policy every so many updates."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """How samples are laid out for the trainer, whatever the stage."""
+
+    tokens_per_microbatch: int = 8192
+    """Samples are packed, unpadded, into rows of at most so many tokens."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardConfig:
+    """Rule rewards: named components, each with its weight in the sum."""
+
+    weights: dict[str, float] = field(default_factory=lambda: {"accuracy": 1.0, "format": 1.0})
+    workers: int = 2
+    """Processes that grade answers."""
+    time_limit_s: float = 2.0
+    """One answer's grading may take so long; past it the answer scores zero."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvalConfig:
+    """Pass@1 and cons@k on the held-out questions."""
+
+    questions: int = 256
+    samples_per_question: int = 16
+    temperature: float = 0.6
+    top_p: float = 0.95
+
+
+@dataclass(kw_only=True, slots=True)
+class HandoverConfig:
+    """The weights' way from trainer to engine, and what proves it."""
+
+    max_abs_dlogp: float = 1e-4
+    """The largest difference between the two sides' log-prob of a probe token that is let pass."""
+    probe_samples: int = 16
+    """Texts scored on both sides after every hand-over."""
+
+
+@dataclass(kw_only=True, slots=True)
+class TrackConfig:
+    """Where figures go besides the run folder."""
+
+    wandb: WandbMode = WandbMode.offline
+    project: str = "r1mega"
+    samples_kept: int = 8
+    """Answers a rollout that `samples.jsonl` keeps."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ClusterConfig:
+    """The machine: what computes and how processes find each other."""
+
+    backend: Backend = Backend.cpu
+    threads_per_rank: int = 1
+    """Threads of one CPU trainer rank."""
+    timeout_s: float = 600.0
+    """A collective that takes longer ends the run."""
+
+
+@dataclass(kw_only=True, slots=True)
+class Config:
+    """A whole run."""
+
+    stage: Stage = MISSING  # type: ignore[assignment]
+    name: str = MISSING
+    """The run's folder is runs/<name>."""
+    runs_dir: str = "runs"
+    seed: int = 0
+    fresh: bool = False
+    """Throw away what an earlier run left in the folder."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    handover: HandoverConfig = field(default_factory=HandoverConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    grpo: GrpoConfig = field(default_factory=GrpoConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.runs_dir) / self.name

@@ -1,0 +1,114 @@
+"""Which layers a model is built from: Transformer Engine's where it is installed, torch's otherwise.
+
+This is the one place that asks. The rest of the package sees a Megatron `GPTModel` either way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_decoder_block_spec,
+    get_gpt_decoder_layer_specs,
+    get_gpt_mtp_block_spec,
+)
+from megatron.core.transformer import TransformerConfig, multi_latent_attention
+from megatron.core.transformer.dot_product_attention import DotProductAttention
+from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.torch_norm import WrappedTorchNorm
+from torch import Tensor
+
+from r1mega.model.torch_layers import PackedAttention, ReplicatedLinear, RMSNorm
+
+HAVE_TRANSFORMER_ENGINE = importlib.util.find_spec("transformer_engine") is not None
+
+
+class CausalLM(GPTModel):
+    """Megatron's GPTModel whose token losses are taken at the sampling temperature.
+
+    A policy that samples at temperature t draws from softmax(logits / t); its log-probs must be of
+    that distribution too.
+    """
+
+    temperature: float = 1.0
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        return super().compute_language_model_loss(labels, logits)
+
+
+def build(
+    config: TransformerConfig, model_fields: dict[str, Any], first: bool, last: bool, vp_stage: int | None
+) -> CausalLM:
+    """One rank's (virtual) pipeline stage of the model, on the ranks Megatron's groups describe.
+
+    Args:
+        config: the family's Megatron config.
+        model_fields: the family's further arguments of `GPTModel` (vocabulary, positions, tying).
+        first: the stage has the embedding.
+        last: the stage has the output layer.
+        vp_stage: the virtual stage's number, None where there is only one.
+    """
+    spec = get_gpt_decoder_block_spec(
+        config, HAVE_TRANSFORMER_ENGINE, normalization=config.normalization, vp_stage=vp_stage
+    )
+    mtp_spec = _mtp_spec(config, vp_stage) if config.mtp_num_layers else None
+    if not HAVE_TRANSFORMER_ENGINE:
+        # Megatron tells a replicated down-projection from a split one by this name.
+        multi_latent_attention.TELinear = ReplicatedLinear
+        spec, mtp_spec = _in_torch(spec), _in_torch(mtp_spec)
+    _mend_padded_expert_count()
+    return CausalLM(
+        config=config,
+        transformer_layer_spec=spec,
+        mtp_block_spec=mtp_spec,
+        pre_process=first,
+        post_process=last,
+        parallel_output=True,
+        vp_stage=vp_stage,
+        **model_fields,
+    )
+
+
+def _mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:
+    """The multi-token-prediction block: each of its layers is built as the model's last layer is."""
+    last_layer = get_gpt_decoder_layer_specs(
+        config, HAVE_TRANSFORMER_ENGINE, normalization=config.normalization
+    )[-1]
+    return get_gpt_mtp_block_spec(config, last_layer, HAVE_TRANSFORMER_ENGINE, vp_stage=vp_stage)
+
+
+_TORCH_LAYERS = {WrappedTorchNorm: RMSNorm, DotProductAttention: PackedAttention}
+
+
+def _in_torch(spec: Any) -> Any:
+    """The spec with Megatron's torch norm, attention and down-projections replaced by ours, wherever they stand."""
+    if isinstance(spec, list):
+        return [_in_torch(part) for part in spec]
+    if is_dataclass(spec) and not isinstance(spec, type):
+        for item in fields(spec):
+            down = item.name in ("linear_q_down_proj", "linear_kv_down_proj")
+            setattr(spec, item.name, ReplicatedLinear if down else _in_torch(getattr(spec, item.name)))
+        return spec
+    return _TORCH_LAYERS.get(spec, spec) if isinstance(spec, type) else spec
+
+
+def _mend_padded_expert_count() -> None:
+    """Count only real tokens into the expert bias.
+
+    Megatron-Core 0.16.1 combines a [tokens, experts] map with a [tokens] mask, which does not
+    broadcast; the mask needs its second dimension.
+    """
+
+    def apply(self: TopKRouter, routing_map: Tensor, padding_mask: Tensor | None = None) -> None:
+        if self.enable_expert_bias and torch.is_grad_enabled():
+            with torch.no_grad():
+                real = routing_map if padding_mask is None else routing_map & ~padding_mask[:, None]
+                self.local_tokens_per_expert += real.sum(dim=0)
+
+    TopKRouter._apply_expert_bias = apply

@@ -1,0 +1,116 @@
+"""The layers that Megatron-Core has only with Transformer Engine, in plain torch.
+
+`PackedAttention` is the core attention of packed samples; Megatron's own torch attention takes neither
+packed samples nor the unequal head sizes of multi-latent attention. `RMSNorm` marks its weight for the
+gradient sum that sequence parallelism needs; Megatron's torch norm refuses sequence parallelism.
+
+`ReplicatedLinear` is the down-projection of latent attention, whole on every tensor-parallel rank;
+Megatron's own spec splits it, and then loses the part of the shared rotary key's gradient that comes
+from the other ranks' heads.
+
+None of them serves context parallelism.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer import TransformerConfig
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+
+class RMSNorm(torch.nn.RMSNorm):
+    """torch's RMSNorm under the constructor that Megatron's specs call."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+
+class ReplicatedLinear(torch.nn.Linear):
+    """A linear layer that tensor parallelism does not split, under the constructor of TELinear."""
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        *,
+        config: TransformerConfig,
+        init_method: Callable[[Tensor], Any],
+        bias: bool,
+        **unused: Any,
+    ) -> None:
+        super().__init__(input_size, output_size, bias=bias, dtype=config.params_dtype)
+        if config.perform_initialization:
+            init_method(self.weight)
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, input: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The product, and the bias that Megatron's linears may leave for later: none."""
+        return super().forward(input), None
+
+
+class PackedAttention(torch.nn.Module):
+    """Causal attention inside each sample of a pack, by torch's scaled dot product.
+
+    The samples of a pack are scattered to rows of the longest one's length, since torch has no kernel
+    for ragged rows on CPU; what pads a row comes after the sample, where causal attention never looks.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: Any,
+        attention_type: str,
+        softmax_scale: float | None = None,
+        **unused: Any,
+    ) -> None:
+        super().__init__()
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        attn_mask_type: Any = None,
+        attention_bias: Tensor | None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+    ) -> Tensor:
+        """Attend from `query_THD` to `key_THD` and `value_THD`; returns [T, H * D_value].
+
+        Raises:
+            ValueError: the samples are not packed.
+        """
+        if packed_seq_params is None:
+            raise ValueError("PackedAttention takes packed samples only (PackedSeqParams)")
+        cu_seqlens = packed_seq_params.cu_seqlens_q
+        longest = packed_seq_params.max_seqlen_q
+        rows = _row_of_each_token(cu_seqlens, longest)
+        samples = cu_seqlens.numel() - 1
+        value_size = value.shape[-1]
+        # One head size for all three lets torch take its fused path; zero columns add nothing.
+        value = pad(value, (0, query.shape[-1] - value_size))
+        scattered = (_scatter(part, rows, samples, longest) for part in (query, key, value))
+        out_NHTD = scaled_dot_product_attention(*scattered, is_causal=True, scale=self.softmax_scale)
+        out_TD = out_NHTD.transpose(1, 2).flatten(0, 1)[rows][..., :value_size]
+        return out_TD.flatten(1)
+
+
+def _row_of_each_token(cu_seqlens: Tensor, longest: int) -> Tensor:
+    """Where each packed token lies in the flattened [samples, longest] rows."""
+    starts = cu_seqlens[:-1].long()
+    lengths = cu_seqlens[1:].long() - starts
+    shift = torch.arange(lengths.numel()) * longest - starts
+    return torch.arange(int(cu_seqlens[-1])) + shift.repeat_interleave(lengths)
+
+
+def _scatter(packed_THD: Tensor, rows: Tensor, samples: int, longest: int) -> Tensor:
+    flat = packed_THD.new_zeros(samples * longest, *packed_THD.shape[1:])
+    return flat.index_copy(0, rows, packed_THD).unflatten(0, (samples, longest)).transpose(1, 2)

@@ -1,0 +1,298 @@
+"""The trainable model on this rank: Megatron-Core chunks, their optimizer, and a few verbs.
+
+Every rank of the run holds a `Policy` and calls the same verbs in the same order; each verb returns the
+same values on every rank, in the order of the samples given, whatever the layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.distributed import (
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+    finalize_model_grads,
+)
+from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
+from torch import Tensor
+
+from r1mega.config import Config, OptimizerConfig
+from r1mega.grpo.packing import pack
+from r1mega.model import deepseek_v3, spec
+from r1mega.model.rows import Row, Sample, make_row
+from r1mega.parallel.plan import Plan
+from r1mega.weights import folder
+from r1mega.weights.pieces import Shard, local_pieces
+from r1mega.weights.source import MegatronSource
+
+TokenLoss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+"""From `logps_T` and the row's named values to a loss and metrics, each a sum over the row's tokens
+such that the sums over all rows of all ranks are the figures of the whole mini-batch."""
+
+
+class Policy:
+    """A model in a training layout."""
+
+    def __init__(self, config: Config, hf: dict[str, Any], plan: Plan) -> None:
+        """Build this rank's part, with fresh weights; Megatron's groups must be open.
+
+        Args:
+            hf: the model's HF fields.
+        """
+        self.hf = hf
+        self.plan = plan
+        self.tokens_per_microbatch = config.train.tokens_per_microbatch
+        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.dtype]
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.megatron_config = deepseek_v3.megatron_config(hf, **_run_fields(config, plan, self.dtype))
+        self.chunks = self._build_chunks()
+        self.pieces = local_pieces((chunk.module for chunk in self.chunks), deepseek_v3.weight_table(hf), Shard.here())
+        self.source = MegatronSource(self.pieces)
+        self.version = 0
+
+    def _build_chunks(self) -> list[DistributedDataParallel]:
+        virtual = self.plan.vpp if self.plan.vpp > 1 else None
+        stages = range(virtual) if virtual else [None]
+        fields = deepseek_v3.gpt_fields(self.hf)
+        models = [
+            spec.build(
+                self.megatron_config,
+                fields,
+                first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+                last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+                vp_stage=stage,
+            ).to(self.device)
+            for stage in stages
+        ]
+        ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
+        chunks = [
+            DistributedDataParallel(self.megatron_config, ddp, model, disable_bucketing=number > 0)
+            for number, model in enumerate(models)
+        ]
+        for chunk in chunks:
+            chunk.broadcast_params()
+        self.megatron_config.finalize_model_grads_func = finalize_model_grads
+        return chunks
+
+    # Weights
+
+    def load(self, path: Path) -> None:
+        """Take the weights of an HF folder.
+
+        Raises:
+            ValueError: the folder's tensors are not this model's; every difference by name.
+        """
+        folder.read(path, self.pieces, [meta.name for meta in self.source.metadata()])
+
+    def export(self, path: Path) -> None:
+        """Write the weights as an HF folder (without a tokenizer)."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        folder.write(path, self.source, deepseek_v3.checkpoint_config(self.hf, dtype))
+
+    def snapshot(self) -> list[Tensor]:
+        """A copy of this rank's weights, router bias included, for `using` later."""
+        return [piece.tensor.clone() for piece in self.pieces]
+
+    @contextmanager
+    def using(self, snapshot: Sequence[Tensor]) -> Iterator[None]:
+        """Within it the policy has the snapshot's weights; after it, its own again, bit for bit."""
+        own = self.snapshot()
+        self._put(snapshot)
+        try:
+            yield
+        finally:
+            self._put(own)
+
+    def _put(self, weights: Sequence[Tensor]) -> None:
+        for piece, weight in zip(self.pieces, weights, strict=True):
+            piece.tensor.copy_(weight)
+
+    # Training
+
+    def start_training(self, optimizer: OptimizerConfig, updates: int) -> None:
+        """Begin a course of so many updates: fresh optimizer state, schedule from its start."""
+        self.optimizer = get_megatron_optimizer(
+            MegatronOptimizerConfig(
+                optimizer="adam",
+                lr=optimizer.lr,
+                min_lr=optimizer.lr * optimizer.min_lr_ratio,
+                weight_decay=optimizer.weight_decay,
+                adam_beta1=optimizer.betas[0],
+                adam_beta2=optimizer.betas[1],
+                adam_eps=optimizer.eps,
+                clip_grad=optimizer.clip_grad_norm,
+                bf16=self.dtype == torch.bfloat16,
+                params_dtype=self.dtype,
+                use_distributed_optimizer=True,
+            ),
+            self.chunks,
+            use_gloo_process_groups=False,
+        )
+        self.megatron_config.grad_scale_func = self.optimizer.scale_loss
+        self.schedule = OptimizerParamScheduler(
+            self.optimizer,
+            init_lr=0.0,
+            max_lr=optimizer.lr,
+            min_lr=optimizer.lr * optimizer.min_lr_ratio,
+            lr_warmup_steps=min(optimizer.warmup_updates, updates - 1),
+            lr_decay_steps=updates,
+            lr_decay_style="cosine",
+            start_wd=optimizer.weight_decay,
+            end_wd=optimizer.weight_decay,
+            wd_incr_steps=0,
+            wd_incr_style="constant",
+        )
+
+    def update(
+        self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]], loss: TokenLoss, mtp_loss_weight: float
+    ) -> dict[str, float]:
+        """One optimizer step on the samples; moves the router's bias too.
+
+        Args:
+            values: named values of answer tokens, one tensor of [answer tokens] a sample.
+            loss: the token loss; see `TokenLoss`.
+            mtp_loss_weight: weight of the multi-token-prediction loss; 0 leaves those layers alone.
+
+        Returns:
+            The loss's metrics, the gradient's norm and the learning rate.
+        """
+        metrics = self.backward(samples, values, loss, mtp_loss_weight)
+        lr = self.optimizer.param_groups[0]["lr"]
+        _, grad_norm, _ = self.optimizer.step()
+        self.schedule.step(increment=1)
+        self.version += 1
+        return metrics | {"grad_norm": float(grad_norm), "lr": lr}
+
+    def backward(
+        self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]], loss: TokenLoss, mtp_loss_weight: float
+    ) -> dict[str, float]:
+        """The gradients of the loss, summed over all ranks, into Megatron's buffers; see `update`."""
+        self.megatron_config.mtp_loss_scaling_factor = mtp_loss_weight
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+            chunk.train()
+        self.optimizer.zero_grad()
+        rows = self._rows(samples, values)
+        # Megatron averages over micro-batches and data-parallel ranks; the loss's sums are whole already.
+        scale = len(rows) * parallel_state.get_data_parallel_world_size()
+        outputs = self._run(rows, partial(_scaled_loss, loss, scale), forward_only=False)
+        return self._sum_over_ranks(outputs)
+
+    def score(self, samples: Sequence[Sample], temperature: float) -> list[Tensor]:
+        """Log-probs of the answers' tokens, one tensor of [answer tokens] a sample, on the CPU."""
+        for chunk in self.chunks:
+            chunk.module.temperature = temperature
+            chunk.eval()
+        rows = self._rows(samples, {})
+        with torch.no_grad():
+            outputs = self._run(rows, _token_logps, forward_only=True)
+        return self._whole_scores(samples, rows, outputs)
+
+    def _rows(self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]]) -> list[Row]:
+        """This data-parallel rank's share of the samples, packed."""
+        multiple_of = self.plan.tp
+        packs = pack(
+            [len(sample.tokens) for sample in samples], self.tokens_per_microbatch, self.plan.dp, multiple_of
+        )
+        mine = packs[parallel_state.get_data_parallel_rank()]
+        return [make_row(samples, indices, values, multiple_of, self.device) for indices in mine]
+
+    def _run(self, rows: Sequence[Row], loss: Callable[..., Any], *, forward_only: bool) -> list[Any]:
+        """Megatron's schedule over the rows; what `loss` returned for each, on the last stage."""
+        iterators = [iter(rows) for _ in self.chunks]
+        return get_forward_backward_func()(
+            forward_step_func=partial(_forward_step, loss),
+            data_iterator=iterators if len(iterators) > 1 else iterators[0],
+            model=self.chunks if len(self.chunks) > 1 else self.chunks[0],
+            num_microbatches=len(rows),
+            # Rows differ in length; Megatron sends each one's shape between stages.
+            seq_length=self.tokens_per_microbatch,
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+
+    def _sum_over_ranks(self, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
+        """Metrics summed over rows and data-parallel ranks, from the last stage to all."""
+        names: list[Any] = [list(outputs[0]) if outputs else None]
+        last = parallel_state.get_pipeline_model_parallel_last_rank()
+        group = parallel_state.get_pipeline_model_parallel_group()
+        dist.broadcast_object_list(names, src=last, group=group)
+        sums = torch.zeros(len(names[0]), dtype=torch.float64, device=self.device)
+        for output in outputs:
+            sums += torch.stack([output[name].double() for name in names[0]])
+        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
+        dist.broadcast(sums, src=last, group=group)
+        return dict(zip(names[0], sums.tolist(), strict=True))
+
+    def _whole_scores(self, samples: Sequence[Sample], rows: Sequence[Row], outputs: list[Tensor]) -> list[Tensor]:
+        lengths = [sample.answer_tokens for sample in samples]
+        flat = torch.zeros(sum(lengths), device=self.device)
+        views = flat.split(lengths)
+        # Tensor-parallel ranks hold the same scores; one of them counts.
+        if parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.get_context_parallel_rank() == 0:
+            for row, logps_T in zip(rows, outputs, strict=bool(outputs)):
+                for index, (start, stop) in zip(row.samples, row.spans, strict=True):
+                    views[index].copy_(logps_T[start:stop])
+        dist.all_reduce(flat)
+        return list(flat.cpu().split(lengths))
+
+
+def _run_fields(config: Config, plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+    """The part of Megatron's config that the run decides."""
+    return {
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+        "tensor_model_parallel_size": plan.tp,
+        "pipeline_model_parallel_size": plan.pp,
+        "virtual_pipeline_model_parallel_size": plan.vpp if plan.vpp > 1 else None,
+        "context_parallel_size": plan.cp,
+        "expert_model_parallel_size": plan.ep,
+        "expert_tensor_parallel_size": plan.etp,
+        # Megatron's MoE under tensor parallelism requires it.
+        "sequence_parallel": plan.tp > 1,
+        "variable_seq_lengths": True,
+        "moe_router_bias_update_rate": config.model.expert_bias_update_rate,
+        "moe_grouped_gemm": spec.HAVE_TRANSFORMER_ENGINE,
+        "use_cpu_initialization": True,
+        "gradient_accumulation_fusion": False,
+        "deterministic_mode": True,
+    }
+
+
+def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: DistributedDataParallel) -> Any:
+    row = next(rows)
+    padding = row.padding_1T
+    if padding is not None and chunk.config.sequence_parallel and not chunk.module.pre_process:
+        # Megatron shards the mask where it embeds; later stages get it whole.
+        padding = scatter_to_sequence_parallel_region(padding.T.contiguous()).T
+    token_losses_1T = chunk(
+        row.tokens_1T,
+        row.positions_1T,
+        None,
+        labels=row.labels_1T,
+        loss_mask=row.answer_mask_1T,
+        packed_seq_params=row.packed,
+        padding_mask=padding,
+    )
+    return token_losses_1T, partial(loss, row)
+
+
+def _scaled_loss(loss: TokenLoss, scale: int, row: Row, token_losses_1T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    value, metrics = loss(-token_losses_1T[0], row.values_T)
+    return value * scale, metrics
+
+
+def _token_logps(row: Row, token_losses_1T: Tensor) -> tuple[Tensor, Tensor]:
+    return token_losses_1T.new_zeros(()), -token_losses_1T[0].float()
