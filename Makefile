@@ -1,0 +1,50 @@
+# r1mega: `make demo` and `make test` are all a newcomer needs.
+#
+# Variables: PYTHON  the Python 3.11 that .venv is made of
+#            SEED=1 FRESH=1 ARGS="key=value ..."  for demo; FRESH=1 runs it anew though it is done
+#            TESTS=tests/unit JOBS=2 ARGS="-k name ..."  for test
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+JOBS ?= 2
+TESTS ?= tests
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format lock clean
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Make .venv with everything in it (demo, test and check do so by themselves)
+
+# The stamp is written last, so a set-up that was cut off is taken up again.
+$(READY): pyproject.toml locks/cpu.txt tools/environment.py
+	@$(or $(PYTHON),$(error no Python found: install Python 3.11, or name one with PYTHON=)) tools/environment.py setup
+	@touch $@
+
+demo: $(READY) ## Train a tiny DeepSeek-V3 by GRPO on this machine's CPU: SEED=1 FRESH=1 ARGS="..."
+	@$(BIN)/python -m r1mega run=cpu_zero $(if $(SEED),seed=$(SEED)) \
+		$(if $(filter-out 0 false,$(FRESH)),fresh=true) $(ARGS)
+
+# One thread a process: the tests start several processes each, on few cores.
+test: $(READY) ## Run every test: TESTS=tests/unit JOBS=2 ARGS="-k name"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
+		$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist loadfile $(ARGS)
+
+check: $(READY) ## Lint, format, types, and the direction of imports; changes nothing
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY) ## Mend what lint and format can mend by themselves
+	@$(BIN)/ruff check --fix --exit-zero
+	@$(BIN)/ruff format
+
+lock: ## Resolve the locks anew for pyproject.toml; ARGS="--upgrade" takes newer versions
+	@$(PYTHON) tools/environment.py lock $(ARGS)
+
+clean: ## Remove caches and build output; .venv and runs stay
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find r1mega tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
