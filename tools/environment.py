@@ -227,8 +227,8 @@ def header(runtime: str, options: list[str]) -> str:
     ]
     if runtime != "cpu":
         lines += [
-            "Resolved, not run on a GPU. It goes into a Python 3.12 environment, with nvcc at hand,",
-            "in two steps: transformer-engine-torch is compiled against the torch it finds.",
+            "Resolved, not run on a GPU. For a Python 3.12 environment, with nvcc at hand, in two steps,",
+            "as transformer-engine-torch is compiled against the torch it finds:",
             f"    grep -v '^transformer-engine-torch' locks/{runtime}.txt |",
             "        uv pip install --no-deps -r - -e .",
             f"    uv pip install --no-deps --no-build-isolation -r locks/{runtime}.txt",
