@@ -119,17 +119,19 @@ class Environment:
         self.run([*self._pip(), "--quiet", pinned("uv")], show=False)
 
     def install(self, *arguments: str | Path, show: bool = False) -> str:
-        """Installs without dependencies, by uv or else by pip; '' when done, else what pip said."""
-        failed, _ = self.run([*self._uv(), *arguments], show=show) if self.uv.exists() else (1, "")
-        if not failed:
-            return ""
-        failed, said = self.run([*self._pip(), "--no-compile", *arguments], show=show)
-        return said or "pip failed" if failed else ""
+        """Installs without dependencies, by uv or else by pip; '' when done, else what was said."""
+        complaints = []
+        for installer in self._installers():
+            failed, said = self.run([*installer, *arguments], show=show)
+            if not failed:
+                return ""
+            complaints.append(said.strip() or "installation failed")
+        return complaints[0]
 
     def torch_index(self) -> list[str]:
         """Options that find the CPU build of torch: none where the user's own indexes have it."""
         wanted = pinned("torch")
-        for installer in (self._uv(), self._pip()) if self.uv.exists() else (self._pip(),):
+        for installer in self._installers():
             failed, _ = self.run([*installer, "--dry-run", wanted], show=False)
             if not failed:
                 return []
@@ -144,8 +146,10 @@ class Environment:
                 f"Start afresh: rm -rf {self.folder} && make setup"
             )
 
-    def _uv(self) -> list[str | Path]:
-        return [self.uv, "pip", "install", "--python", self.python, "--no-deps"]
+    def _installers(self) -> list[list[str | Path]]:
+        """Commands to which requirements are appended, the faster first."""
+        uv = [self.uv, "pip", "install", "--python", self.python, "--no-deps"]
+        return [uv, [*self._pip(), "--no-compile"]] if self.uv.exists() else [self._pip()]
 
     def _pip(self) -> list[str | Path]:
         return [sys.executable, "-m", "pip", "--python", self.python, "install", "--no-deps"]
@@ -227,8 +231,8 @@ def header(runtime: str, options: list[str]) -> str:
     ]
     if runtime != "cpu":
         lines += [
-            "Resolved, not run on a GPU. For a Python 3.12 environment, with nvcc at hand, in two steps,",
-            "as transformer-engine-torch is compiled against the torch it finds:",
+            "Resolved, not run on a GPU. For a Python 3.12 environment with nvcc at hand, in two",
+            "steps, as transformer-engine-torch is compiled against the torch it finds:",
             f"    grep -v '^transformer-engine-torch' locks/{runtime}.txt |",
             "        uv pip install --no-deps -r - -e .",
             f"    uv pip install --no-deps --no-build-isolation -r locks/{runtime}.txt",
