@@ -1,7 +1,7 @@
 """Group-relative advantages: a reward against the rewards of the other answers to its prompt.
 
-Guarantees: every group's advantages have mean 0 and population standard deviation 1, or are exactly 0
-where the group's rewards do not differ. Refuses rewards that are not finite.
+Guarantees: every group's advantages have mean 0 and population standard deviation 1, or are exactly
+0 where the group's rewards do not differ. Refuses rewards that are not finite.
 """
 
 import torch
@@ -20,9 +20,9 @@ def group_advantages(
     A = (r - mean) / std with the population standard deviation (divided by G, not G - 1), as in
     DeepSeek-R1 (arXiv 2501.12948, equation 3) with the deviation taken over the group itself.
 
-    Returns the advantages, in the dtype of the rewards, and which groups had no variance. Those have
-    advantage exactly 0: dividing what rounding left of a difference by itself would make a signal of
-    size 1 out of nothing (0.1 + 0.2 is not 0.3, and the mean of three 0.1 is not 0.1).
+    Returns the advantages, in the dtype of the rewards, and which groups had no variance. Those
+    have advantage exactly 0: dividing what rounding left of a difference by itself would make a
+    signal of size 1 out of nothing (0.1 + 0.2 is not 0.3, and the mean of three 0.1 is not 0.1).
 
     Raises ValueError if a reward is not finite.
     """

@@ -1,12 +1,12 @@
 """GRPO's loss on packed tokens: the clipped ratio and the KL to the reference.
 
 The loss is a plain sum over tokens. All averaging ("over a sample's tokens, then over samples, with
-global denominators") sits in the weight of each token, so that the sum over tokens, micro-batches and
-ranks, however they were cut, is the loss of the whole batch; and so is the gradient.
+global denominators") sits in the weight of each token, so that the sum over tokens, micro-batches
+and ranks, however they were cut, is the loss of the whole batch; and so is the gradient.
 
-Guarantees: a token of weight 0 adds exactly 0 to loss, figures and gradient, whatever it holds (-inf,
-NaN, a ratio past the largest float). Refuses nothing on tokens that count: theirs must be finite, and
-where they are not the loss says so by being NaN or infinite.
+Guarantees: a token of weight 0 adds exactly 0 to loss, figures and gradient, whatever it holds
+(-inf, NaN, a ratio past the largest float). Refuses nothing on tokens that count: theirs must be
+finite, and where they are not the loss says so by being NaN or infinite.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from torch import Tensor
 def sample_weights(lengths: Sequence[int]) -> Float[Tensor, " B"]:
     """Weight of each answer token, one value a sample: 1 / (tokens of the sample) / (samples).
 
-    `lengths` counts the answer tokens of every sample of the *global* mini-batch, in tokens, not those
-    of one rank: only then do the ranks' sums add up to the mean. Repeat a sample's value on its answer
-    tokens and put 0 on every other token.
+    `lengths` counts the answer tokens of every sample of the *global* mini-batch, in tokens, not
+    those of one rank: only then do the ranks' sums add up to the mean. Repeat a sample's value on
+    its answer tokens and put 0 on every other token.
 
     Raises ValueError for a sample without a token, whose mean would be 0/0.
     """
@@ -41,20 +41,24 @@ def grpo_loss(
     clip_eps: float,
     kl_coefficient: float,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """GRPO's loss on T packed tokens (DeepSeek-R1, arXiv 2501.12948, equations 1 and 2).
+    """GRPO's loss on T packed tokens.
+
+    DeepSeek-R1 (arXiv 2501.12948, equations 1 and 2), token by token as in DeepSeekMath (arXiv
+    2402.03300, equation 3):
 
     sum over t of w * (-min(rho * A, clip(rho, 1 - eps, 1 + eps) * A) + beta * k3), where
-    rho = exp(logp - old_logp) and k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1, the unbiased and
-    never negative estimate of KL(policy || reference) (Schulman, "Approximating KL divergence").
+    rho = exp(logp - old_logp) and k3 = exp(ref_logp - logp) - (ref_logp - logp) - 1, the unbiased
+    and never negative estimate of KL(policy || reference) (Schulman, "Approximating KL
+    divergence").
 
-    `logps_T` carries the gradient; the old and the reference's log-probs are constants. `advantages_T`
-    repeats each sample's advantage on its tokens; `weights_T` comes from `sample_weights`. Log-probs
-    are in nats.
+    `logps_T` carries the gradient; the old and the reference's log-probs are constants.
+    `advantages_T` repeats each sample's advantage on its tokens; `weights_T` comes from
+    `sample_weights`. Log-probs are in nats.
 
-    Returns the loss and detached figures, weighted like the loss so that their sums over micro-batches
-    and ranks are means over the batch: `pg_loss`, `kl_loss` (k3 before its coefficient), `pg_clipfrac`
-    (share of tokens where the clip is in force, hence without policy gradient) and `ppo_kl` (mean of
-    old_logp - logp: how far the policy has moved since it sampled).
+    Returns the loss and detached figures, weighted like the loss so that their sums over
+    micro-batches and ranks are means over the batch: `pg_loss`, `kl_loss` (k3 before its
+    coefficient), `pg_clipfrac` (share of tokens where the clip is in force, hence without policy
+    gradient) and `ppo_kl` (mean of old_logp - logp: how far the policy has moved since it sampled).
     """
     counted_T = weights_T != 0
     # Values are replaced before exp, not after it: a mask applied to an infinite result would still

@@ -1,7 +1,7 @@
 """A rollout's samples cut at random into the mini-batches of its updates.
 
-Guarantees: mini-batches of equal size, every sample in exactly one, the same cut for the same seed and
-rollout on every rank, machine and Python. Refuses a number of samples that does not divide.
+Guarantees: mini-batches of equal size, every sample in exactly one, the same cut for the same seed
+and rollout on every rank, machine and Python. Refuses a number of samples that does not divide.
 """
 
 import random

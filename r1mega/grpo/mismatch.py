@@ -1,7 +1,7 @@
 """How far the trainer's log-probs are from the sampler's, for the very tokens that were sampled.
 
-Both sides hold the same weights, so whatever differs is kernels, layouts and precision. GRPO treats the
-trainer's own log-probs as those of the sampling policy; these figures say how true that is.
+Both sides hold the same weights, so whatever differs is kernels, layouts and precision. GRPO treats
+the trainer's own log-probs as those of the sampling policy; these figures say how true that is.
 
 Guarantees: values that are not finite come out as such. Refuses an empty set of tokens.
 """
@@ -15,9 +15,9 @@ def mismatch(
 ) -> dict[str, float]:
     """Compare the log-probs, in nats, that both sides give to T sampled tokens.
 
-    Returns `mean_abs_dlogp`, `max_abs_dlogp` and `k1`: the mean of sampler - trainer, which is the plain
-    estimate of KL(sampler || trainer) from the sampler's own tokens (Schulman, "Approximating KL
-    divergence"); being a difference of means it may be negative.
+    Returns `mean_abs_dlogp`, `max_abs_dlogp` and `k1`: the mean of sampler - trainer, which is the
+    plain estimate of KL(sampler || trainer) from the sampler's own tokens (Schulman, "Approximating
+    KL divergence"); being a difference of means it may be negative.
 
     Raises ValueError if there is no token.
     """

@@ -1,16 +1,17 @@
 """Samples laid out in rows: a few long micro-batches for every data-parallel rank, equally loaded.
 
-Sort by length, spread over the ranks, best-fit into rows of fixed length: DeepSeek-R1's training module
-(arXiv 2501.12948, its account of the infrastructure). What `pack` guarantees:
+Sort by length, spread over the ranks, best-fit into rows of fixed length: DeepSeek-R1's training
+module (arXiv 2501.12948, its account of the infrastructure). What `pack` guarantees:
 
 1. Every sample is in exactly one row of one rank.
 2. A row's tokens, padded up to `multiple_of`, are at most `tokens_per_microbatch`.
 3. Every rank has the same number of rows, at least one: ranks meet in collectives once a row.
 4. Two ranks' loads differ by at most the longest sample.
 5. No row too many: on some rank, any two rows hold more than fits in one (or it has just one row).
-6. A row is empty only on a rank that has fewer samples than rows; empty rows come last, and the caller
-   pads them with tokens of weight 0.
-7. On each rank the rows are ordered from most to fewest tokens, so that ranks run alike rows together.
+6. A row is empty only on a rank that has fewer samples than rows; empty rows come last, and the
+   caller pads them with tokens of weight 0.
+7. On each rank the rows are ordered from most to fewest tokens, so that ranks run alike rows
+   together.
 8. The same input gives the same rows.
 
 Refuses a sample that no row can hold, naming it, and lengths or sizes below 1.

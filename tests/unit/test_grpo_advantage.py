@@ -1,11 +1,11 @@
-"""Advantages against hand-worked groups, an independent formula and the promises of the docstring."""
+"""Advantages against hand-worked groups, an independent formula and what they promise."""
 
 import math
 import statistics
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError, install_import_hook
 
@@ -54,6 +54,7 @@ def test_a_reward_that_is_not_finite_is_refused(bad):
         group_advantages(torch.tensor([[1.0, bad]]))
 
 
+@settings(max_examples=40, deadline=None)
 @given(groups)
 def test_against_the_statistics_module(rewards):
     advantages, no_variance = group_advantages(torch.tensor(rewards, dtype=torch.float64))
@@ -68,6 +69,7 @@ def test_against_the_statistics_module(rewards):
         assert statistics.pstdev(row) == pytest.approx(1, abs=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
 @given(groups, st.floats(0.5, 4), st.floats(-10, 10))
 def test_scale_and_shift_of_rewards_do_not_matter(rewards, scale, shift):
     plain = torch.tensor(rewards, dtype=torch.float64)

@@ -1,7 +1,7 @@
 """Mini-batches: equal, complete, random, and the same whenever they are drawn again."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import install_import_hook
 
@@ -9,6 +9,7 @@ with install_import_hook("r1mega.grpo", "beartype.beartype"):
     from r1mega.grpo.minibatch import split
 
 
+@settings(deadline=None)
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(0, 2**63), st.integers(0, 1000))
 def test_every_sample_once_in_equal_parts(updates, size, seed, rollout):
     parts = split(updates * size, updates, seed=seed, rollout=rollout)

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jaxtyping import install_import_hook
 
@@ -18,6 +18,7 @@ layouts = st.tuples(
 )
 
 
+@settings(deadline=None)
 @given(layouts)
 def test_the_promises(layout):
     lengths, limit, ranks, multiple_of = layout
