@@ -1,0 +1,104 @@
+"""Files of one JSON object a line: `metrics.jsonl` (a row a rollout or update) and `samples.jsonl`.
+
+Guarantees: rows are on the disk when `append` returns, in the order given, with every key they came
+with. Each line is strict JSON: NaN and infinities, which JSON has not, become null. A null thus
+says "measured, and not a finite number"; what was not measured has no key. A line torn by a kill is
+not read, and the next append removes it.
+
+Refuses a damaged line anywhere else, and values that are not plain (tensors, arrays). One process
+writes a file.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from r1mega.track.files import sync, write_atomic
+
+Row = Mapping[str, Any]
+
+
+def append(path: Path, *rows: Row) -> None:
+    """Add rows to the end of the file, which is created if there is none.
+
+    Raises TypeError for a value that JSON cannot hold; nothing is written then.
+    """
+    # A lone surrogate becomes its escape, see `write_atomic`.
+    lines = "".join(_line(row) for row in rows).encode("utf-8", "backslashreplace")
+    with path.open("ab+") as file:
+        _cut_torn_line(file)
+        file.write(lines)
+        file.flush()
+        sync(file.fileno())
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole rows of the file, in order; none if there is no file.
+
+    Raises ValueError, with the file's name and the line's number, for a line that is not an object.
+    """
+    if not path.exists():
+        return []
+    # Bytes, since a torn line may end inside a character; and split, not splitlines, which would
+    # also cut at a carriage return.
+    *whole, _torn = path.read_bytes().split(b"\n")
+    return [_parse(line, path, number) for number, line in enumerate(whole, start=1)]
+
+
+def truncate_after(path: Path, last: int, *, counter: str = "rollout") -> int:
+    """Keep the rows whose `counter` is at most `last`, and return how many were dropped.
+
+    To be called on resume with the rollout (or update) that the checkpoint holds: what was logged
+    past it is about to be done again and would otherwise stand in the file twice.
+
+    Raises ValueError, with file and line, for a row without the counter.
+    """
+    rows = read(path)
+    for number, row in enumerate(rows, start=1):
+        if counter not in row:
+            raise ValueError(f"{path}:{number}: no {counter!r} in this row")
+    kept = [row for row in rows if row[counter] <= last]
+    if len(kept) < len(rows):
+        write_atomic(path, "".join(_line(row) for row in kept))
+    return len(rows) - len(kept)
+
+
+def _line(row: Row) -> str:
+    return json.dumps(_finite(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The value with every NaN and infinity in it, however deep, replaced by None."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _parse(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError(f"{path}:{number}: a row is an object, this is a {type(row).__name__}")
+    return row
+
+
+def _cut_torn_line(file: Any) -> None:
+    """Shorten an open file to the end of its last whole line."""
+    size = end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(0, end - 4096)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            end = start + at + 1
+            break
+        end = start
+    if end < size:
+        file.truncate(end)

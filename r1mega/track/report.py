@@ -1,0 +1,116 @@
+"""`report.html`: a run's figures, plots and samples on one page that needs nothing else.
+
+Guarantees: one file, without scripts, fonts or images from elsewhere, and a policy in its head that
+forbids the browser to load any. Everything that a model, a config or a metric's name wrote is
+escaped: an answer is shown and never obeyed. What the folder does not hold is left out, so that a
+running run or one of pre-training alone has a report too. Nothing in the folder but the report is
+changed.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from r1mega.track import jsonl
+from r1mega.track.charts import measures_svg, panel_svg, time_svg
+from r1mega.track.durations import words
+from r1mega.track.files import write_atomic
+from r1mega.track.palette import DARK, LIGHT, css_variables, themed
+from r1mega.track.panels import Panel, Rows, sections
+from r1mega.track.samples import pairs
+from r1mega.track.summary import figure, interval, measures, read_summary
+
+PAIRS_SHOWN = 6
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder`/report.html from the folder's own files, and return its path.
+
+    Reads metrics.jsonl, samples.jsonl, summary.json and config.yaml, each of them if it is there.
+
+    Raises ValueError, with file and line, for a damaged row.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    path = folder / "report.html"
+    write_atomic(path, template.render(_content(folder)))
+    return path
+
+
+def _content(folder: Path) -> dict[str, Any]:
+    """Everything the template names, as plain values and drawn charts."""
+    rows, summary = jsonl.read(folder / "metrics.jsonl"), read_summary(folder / "summary.json")
+    config = folder / "config.yaml"
+    found = measures(summary)
+    return {
+        "name": summary.get("name", folder.resolve().name),
+        "facts": _facts(summary, rows),
+        "measures": [_measure(name, figures) for name, figures in found],
+        "measures_chart": _inline(measures_svg(found)) if found else "",
+        "questions": figure(summary, "eval.questions"),
+        "samples_per_question": figure(summary, "eval.samples_per_question"),
+        "sections": _sections(rows, figure(summary, "handover.limit")),
+        "time_chart": _inline(time_svg(rows)) if rows else "",
+        "pairs": pairs(jsonl.read(folder / "samples.jsonl"), PAIRS_SHOWN),
+        "config": config.read_text(encoding="utf-8") if config.exists() else "",
+        "versions": summary.get("environment", {}),
+        "light": css_variables(LIGHT),
+        "dark": css_variables(DARK),
+    }
+
+
+def _facts(summary: Mapping[str, Any], rows: Rows) -> list[tuple[str, str]]:
+    """The page's head: (what, figure) of what the summary holds."""
+    forms: dict[str, tuple[str, Callable[[Any], str]]] = {
+        "handover.count": ("hand-overs proven", str),
+        "handover.max_abs_dlogp": ("worst |dlogp| of a hand-over", "{:.1e}".format),
+        "mismatch.mean_abs_dlogp": ("mean |dlogp|, trainer - sampler", "{:.1e}".format),
+        "wall_s": ("wall time", words),
+        "seed": ("seed", str),
+        "config_hash": ("config", str),
+    }
+    values = [(label, form, figure(summary, key)) for key, (label, form) in forms.items()]
+    return [
+        *((name, f"{m['base']:.3f} → {m['final']:.3f}") for name, m in measures(summary)),
+        *((label, form(value)) for label, form, value in values if value is not None),
+        ("rows of metrics", f"{len(rows):,}"),
+    ]
+
+
+def _measure(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+    gain = figures["final"] - figures["base"]
+    return {
+        "name": name,
+        "base": f"{figures['base']:.3f}",
+        "final": f"{figures['final']:.3f}",
+        "gain": f"{gain:+.3f}",
+        "interval": interval(figures["gain_ci95"]) if "gain_ci95" in figures else "",
+    }
+
+
+def _sections(rows: Rows, limit: float | None) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": section.title,
+            "panels": [
+                {"title": p.title, "note": p.note, "chart": _panel_chart(p, rows, limit)}
+                for p in section.panels
+            ],
+        }
+        for section in sections(rows)
+    ]
+
+
+def _panel_chart(panel: Panel, rows: Rows, limit: float | None) -> Any:
+    held_to_it = panel.lines[0][0] == "handover/max_abs_dlogp"
+    return _inline(panel_svg(panel, rows, limit if held_to_it else None))
+
+
+def _inline(svg: str) -> Any:
+    """Our own chart, coloured by the page's variables and marked as markup that is not escaped."""
+    from markupsafe import Markup
+
+    return Markup(themed(svg))  # safe: drawn by us, and matplotlib escapes the text in it
