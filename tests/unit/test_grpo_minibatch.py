@@ -3,10 +3,8 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jaxtyping import install_import_hook
 
-with install_import_hook("r1mega.grpo", "beartype.beartype"):
-    from r1mega.grpo.minibatch import split
+from r1mega.grpo.minibatch import split
 
 
 @settings(deadline=None)

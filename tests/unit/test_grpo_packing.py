@@ -5,10 +5,8 @@ import itertools
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from jaxtyping import install_import_hook
 
-with install_import_hook("r1mega.grpo", "beartype.beartype"):
-    from r1mega.grpo.packing import pack
+from r1mega.grpo.packing import pack
 
 layouts = st.tuples(
     st.lists(st.integers(1, 40), max_size=60),
@@ -33,7 +31,8 @@ def test_the_promises(layout):
         -(-load // multiple_of) * multiple_of <= limit for rank in loads for load in rank
     )  # 2
     assert len(packed) == ranks  # 3
-    assert len({len(rank) for rank in packed}) == 1 and packed[0]
+    assert len({len(rank) for rank in packed}) == 1
+    assert packed[0]
     totals = [sum(rank) for rank in loads]
     assert max(totals) - min(totals) <= max(lengths, default=0)  # 4
     assert any(

@@ -113,9 +113,11 @@ def test_nothing_runs_and_nothing_is_loaded(page):
 
 def test_hostile_text_is_shown_as_it_is(page):
     assert "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;" in page
-    assert "{{ 7*7 }}" in page and "\\ud800" in page
+    assert "{{ 7*7 }}" in page
+    assert "\\ud800" in page
     assert "&lt;b&gt;zero&lt;/b&gt;" in page
-    assert "2.13.0&lt;script&gt;" in page and "grpo # &lt;script&gt;" in page
+    assert "2.13.0&lt;script&gt;" in page
+    assert "grpo # &lt;script&gt;" in page
 
 
 def test_the_figures_are_there(page):
@@ -131,7 +133,8 @@ def test_every_colour_of_a_chart_follows_the_theme(page):
     assert charts.count("<svg") >= 8
     assert not re.findall(r"#[0-9a-f]{6}\b", charts)
     assert set(re.findall(r"var\(--(\w+)\)", charts)) <= set(LIGHT)
-    assert LIGHT.keys() == DARK.keys() and len(set(LIGHT.values())) == len(LIGHT)
+    assert LIGHT.keys() == DARK.keys()
+    assert len(set(LIGHT.values())) == len(LIGHT)
     assert list(SERIES) == [f"c{i}" for i in range(8)]
 
 
@@ -146,8 +149,11 @@ def test_pre_training_alone_has_a_report(tmp_path):
     rows = [{"update": u, "loss": 3 / u, "lr": 1e-3, "grad_norm": 1.0} for u in range(1, 100)]
     jsonl.append(tmp_path / "metrics.jsonl", *rows)
     page = write_report(tmp_path).read_text()
-    assert ">Loss<" in page and ">Gradient norm<" in page and ">update<" in page
-    assert ">Samples<" not in page and ">Before and after<" not in page
+    assert ">Loss<" in page
+    assert ">Gradient norm<" in page
+    assert ">update<" in page
+    assert ">Samples<" not in page
+    assert ">Before and after<" not in page
 
 
 def test_an_empty_folder_has_a_report_that_says_so(tmp_path):
@@ -158,7 +164,8 @@ def test_an_empty_folder_has_a_report_that_says_so(tmp_path):
 def test_one_row_and_a_series_without_any_finite_value(tmp_path):
     jsonl.append(tmp_path / "metrics.jsonl", {**grpo_rows(1)[0], "actor/entropy": math.inf})
     page = write_report(tmp_path).read_text()
-    assert ">Reward<" in page and ">Entropy<" not in page
+    assert ">Reward<" in page
+    assert ">Entropy<" not in page
 
 
 def test_every_numeric_metric_is_drawn():
@@ -183,7 +190,8 @@ def test_phases_sum_to_the_whole():
 
 def test_series_have_gaps_where_rows_have_none():
     values = series([{"a": 1}, {"a": None}, {}, {"a": True}], "a")
-    assert values[0] == 1.0 and all(map(math.isnan, values[1:]))
+    assert values[0] == 1.0
+    assert all(map(math.isnan, values[1:]))
 
 
 def test_a_limit_is_drawn_where_it_is_asked_for():

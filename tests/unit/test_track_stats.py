@@ -17,7 +17,9 @@ def test_hand_worked_gain():
     result = before_after([0.0, 0.5, 0.25, 0.25], [0.5, 0.5, 0.75, 0.25])
     # gains 0.5, 0, 0.5, 0: mean 0.25, sample deviation sqrt(4 * 0.0625 / 3) = 0.288675
     half = 1.959964 * 0.288675 / 2
-    assert result["base"] == 0.25 and result["final"] == 0.5 and result["gain"] == 0.25
+    assert result["base"] == 0.25
+    assert result["final"] == 0.5
+    assert result["gain"] == 0.25
     assert result["gain_ci95"] == pytest.approx([0.25 - half, 0.25 + half], abs=1e-6)
     assert result["base_ci95"][0] == pytest.approx(0.25 - 1.959964 * math.sqrt(0.125 / 3) / 2)
 
