@@ -1,0 +1,100 @@
+"""What is wrong with the tasks of a run, all of it at once, before a question is drawn.
+
+Checks names, parameters (their names, their types and reasoning-gym's own validation) and weights.
+Each fault is one line that starts with the key as the user wrote it. Needs reasoning-gym, never
+torch.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, fields
+from typing import Any
+
+from r1mega.data.hints import nearest
+from r1mega.data.tasks import Task
+
+_OURS = {"seed": "seed", "size": "data.train_questions and data.held_out_questions"}
+_UNFIT = {
+    "composite": "list its tasks one by one under data.tasks instead",
+    "coin_flip": "its verifier takes the first digits of an answer for the whole of it",
+    "game_of_life_halting": "its verifier takes any answer for right",
+}
+_SCALARS = (bool, int, float, str)
+
+
+def check_tasks(tasks: Sequence[tuple[Any, ...]]) -> list[str]:
+    """Every fault of tasks given as (name, parameters, weight); an empty list if there is none."""
+    if not tasks:
+        return ["data.tasks is empty; it must name at least one reasoning-gym task"]
+    named = [Task(*task) for task in tasks]
+    return [fault for i, task in enumerate(named) for fault in _faults(f"data.tasks[{i}]", task)]
+
+
+def _faults(key: str, task: Task) -> Iterator[str]:
+    from reasoning_gym.factory import DATASETS
+
+    if not (math.isfinite(task.weight) and task.weight > 0):
+        yield f"{key}.weight is {task.weight}; it must be a positive number"
+    if task.name in _UNFIT:
+        yield f"{key}.name is {task.name}, which cannot be trained on: {_UNFIT[task.name]}"
+    elif task.name not in DATASETS:
+        hint = nearest(task.name, sorted(DATASETS))
+        yield f"{key}.name is {task.name!r}, which is no reasoning-gym task; {hint}"
+    else:
+        yield from _parameter_faults(f"{key}.parameters", DATASETS[task.name][1], task.parameters)
+
+
+def _parameter_faults(key: str, schema: type, given: Mapping[str, Any]) -> Iterator[str]:
+    """Faults of names and types; only if there are none, those of the task's own validation."""
+    known = {field.name: field for field in fields(schema)}
+    faults = [fault for name in given for fault in _name_or_type(key, name, given[name], known)]
+    yield from faults or _validation_faults(key, schema, given)
+
+
+def _name_or_type(
+    key: str, name: str, value: Any, known: Mapping[str, Field[Any]]
+) -> Iterator[str]:
+    if name in _OURS:
+        yield f"{key}.{name} is set by r1mega; use {_OURS[name]}"
+    elif name not in known:
+        names = sorted(set(known) - set(_OURS))
+        yield f"{key}.{name} is no parameter of this task; {nearest(name, names)}"
+    elif not _same_type(value, _default(known[name])):
+        wanted = type(_default(known[name])).__name__
+        yield f"{key}.{name} is {value!r}; it must be {_a(wanted)}"
+
+
+def _default(field: Field[Any]) -> Any:
+    if field.default is not MISSING:
+        return field.default
+    return field.default_factory() if field.default_factory is not MISSING else None
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    """Whether a scalar has its default's type; an int serves as a float, None and lists are let
+    be."""
+    if value is None or not isinstance(default, _SCALARS):
+        return True
+    if type(default) is float and type(value) is int:
+        return True
+    return type(value) is type(default)
+
+
+def _validation_faults(key: str, schema: type, given: Mapping[str, Any]) -> Iterator[str]:
+    try:
+        config = schema(**given, seed=0, size=1)
+        getattr(config, "validate", bool)()  # not every task has one
+    except Exception as error:  # validators assert, or trip over the value
+        text = str(error) or "these values do not go together"
+        named = [name for name in given if re.search(rf"\b{re.escape(name)}\b", text)]
+        at = f"{key}.{named[0]} is {given[named[0]]!r}" if named else f"{key} is {dict(given)}"
+        yield f"{at}; reasoning-gym says: {text}"
+
+
+def _a(type_name: str) -> str:
+    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
+        type_name, "a text"
+    )

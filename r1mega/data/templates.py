@@ -1,0 +1,73 @@
+"""How a question becomes a prompt: named templates, as Jinja chat templates.
+
+A template is saved in the tokenizer, so that whoever loads the trained model asks it as it was
+trained: `render` gives exactly what transformers' `apply_chat_template` gives for one user
+message. A prompt ends where the assistant's words begin; the question is put in as it is, never
+read as Jinja.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Any
+
+from r1mega.data.hints import nearest
+
+# The paper's prompt, DeepSeek-R1 (arXiv 2501.12948), table 1, word for word.
+_R1_ZERO = (
+    "A conversation between User and Assistant. The user asks a question, and the Assistant solves"
+    " it. The assistant first thinks about the reasoning process in the mind and then provides the"
+    " user with the answer. The reasoning process and answer are enclosed within <think> </think>"
+    " and <answer> </answer> tags, respectively, i.e., <think> reasoning process here </think>"
+    " <answer> answer here </answer>. "
+)
+
+
+def _chat(preamble: str, after_question: str) -> str:
+    """A chat template: the preamble, then turns; an answer is closed by the end-of-sequence
+    token."""
+    return (
+        preamble + "{% for message in messages %}"
+        "{% if message['role'] == 'user' %}"
+        "{{ 'User: ' + message['content'] + '" + after_question + "' }}"
+        "{% elif message['role'] == 'assistant' %}"
+        "{{ 'Assistant: ' + message['content'] + eos_token }}"
+        "{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+    )
+
+
+TEMPLATES: Mapping[str, str] = MappingProxyType(
+    {
+        "r1_zero": _chat(_R1_ZERO, ". "),  # R1-Zero's own
+        "short": _chat("", "\\n"),  # a few tokens, for models too small to read instructions
+    }
+)
+"""Chat template by name."""
+
+
+def render(name: str, question: str) -> str:
+    """The prompt that asks `question` under the named template."""
+    return str(
+        _compiled(name).render(
+            messages=[{"role": "user", "content": question}], add_generation_prompt=True
+        )
+    )
+
+
+def check_template(name: str) -> list[str]:
+    """The fault of a template's name, if any."""
+    if name in TEMPLATES:
+        return []
+    return [f"data.template is {name!r}, which is no template; {nearest(name, list(TEMPLATES))}"]
+
+
+@cache
+def _compiled(name: str) -> Any:
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # The switches are those of transformers' apply_chat_template.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(TEMPLATES[name])

@@ -1,0 +1,87 @@
+"""Whether a given answer is right: a task's own verifier, or math-verify against the reference.
+
+A question with a reasoning-gym `entry` is verified by the task that asked it, and is right only at
+full score: partial credit for prose around a number never counts. Any other is right if it reads
+like the reference answer or is mathematically equal to it.
+
+`verify` may compute for ever on a hostile answer, take all memory, or evaluate what the answer
+says (some verifiers parse expressions with eval): it belongs into a worker of `grader`, and sets
+no limit of its own. It refuses nothing and raises nothing; what a verifier trips over is wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Protocol
+
+_MAX_CHARACTERS = 1_000  # a longer text is no answer, and costs no worker's time
+_tasks: dict[tuple[str, str], Any] = {}  # verifiers made so far, by task and parameters
+
+
+class Gradable(Protocol):
+    """The fields of a question that grading reads."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def answer(self) -> str: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def entry(self) -> dict[str, Any]: ...
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+
+
+def worth_verifying(given: str | None) -> bool:
+    """Whether there is an answer at all, and of a length that one may have."""
+    return given is not None and 0 < len(given) <= _MAX_CHARACTERS
+
+
+def verify(question: Gradable, given: str | None) -> bool:
+    """Whether `given`, the bare answer without tags or prose, is right."""
+    if given is None or not worth_verifying(given):
+        return False
+    try:
+        if question.entry:
+            return _by_task(question, given)
+        return _same_text(question.answer, given) or _equal(question.answer, given)
+    except Exception:  # verifiers fail in every way on answers they did not expect
+        return False
+
+
+def warm_up() -> None:
+    """Import and run once what grading needs, so that the first answer is not charged for it."""
+    import reasoning_gym  # noqa: F401
+
+    _equal("1", "2")
+
+
+def _by_task(question: Gradable, given: str) -> bool:
+    """The task's verifier reads its parameters, so each set of them has its own."""
+    key = (question.task, repr(sorted(question.parameters.items())))
+    if key not in _tasks:
+        import reasoning_gym
+
+        _tasks[key] = reasoning_gym.create_dataset(
+            question.task, **question.parameters, seed=0, size=1
+        )
+    return bool(_tasks[key].score_answer(given, question.entry) >= 1.0)
+
+
+def _same_text(reference: str, given: str) -> bool:
+    return " ".join(reference.split()).casefold() == " ".join(given.split()).casefold()
+
+
+def _equal(reference: str, given: str) -> bool:
+    """Mathematical equality, LaTeX or plain; the order of arguments matters to math-verify."""
+    from math_verify import parse, verify
+
+    logging.getLogger("math_verify").setLevel(logging.CRITICAL)  # it warns that no limit is set
+    gold, target = (parse(_as_math(text), parsing_timeout=None) for text in (reference, given))
+    return bool(verify(gold, target, timeout_seconds=None))
+
+
+def _as_math(text: str) -> str:
+    """LaTeX without its delimiters is read as LaTeX only inside them."""
+    return text if any(mark in text for mark in ("$", "\\(", "\\[", "\\boxed")) else f"${text}$"

@@ -1,0 +1,78 @@
+"""The reward components by name, and how they add up to one reward.
+
+A component judges the form of a text, or reads an answer out of it that is then verified. Some of
+those are rewards, which a run may weigh; the others are metrics only. A truncated answer earns 0
+in each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+
+from r1mega.rewards import format as form
+from r1mega.rewards.accuracy import Gradable, verify
+
+BY_FORM: Mapping[str, Callable[[str], float]] = MappingProxyType({"format": form.score})
+"""Components that look at the text alone: name -> its score."""
+
+BY_ANSWER: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
+    {"accuracy": form.answer_of, "accuracy_any_format": form.answer_any_format}
+)
+"""Components that verify an answer: name -> how it is read out of the text."""
+
+METRICS = frozenset({"accuracy_any_format"})
+"""Components that are watched and never rewarded: weighing them would pay for broken form."""
+
+NAMES = (*BY_ANSWER, *BY_FORM)
+"""Every component."""
+
+
+def score(
+    question: Gradable,
+    text: str,
+    truncated: bool = False,
+    verified: Callable[[Gradable, str | None], bool] = verify,
+) -> dict[str, float]:
+    """Every component of one answer text, by name.
+
+    `verified` says whether an answer is right; the default computes it here and now, without
+    limits.
+    """
+    if truncated:
+        return dict.fromkeys(NAMES, 0.0)
+    answers = {name: float(verified(question, read(text))) for name, read in BY_ANSWER.items()}
+    return answers | {name: judge(text) for name, judge in BY_FORM.items()}
+
+
+def answers_in(text: str, truncated: bool = False) -> set[str | None]:
+    """The answers that `score` will ask to have verified."""
+    return set() if truncated else {read(text) for read in BY_ANSWER.values()}
+
+
+def combine(components: Mapping[str, float], weights: Mapping[str, float]) -> float:
+    """The reward: the weighed components' sum. Components without a weight do not count."""
+    return sum(weight * components[name] for name, weight in weights.items())
+
+
+def check_weights(weights: Mapping[str, float]) -> list[str]:
+    """Every fault of `reward.weights`."""
+    faults = [fault for name, weight in weights.items() for fault in _faults(name, weight)]
+    if not any(weights.values()):
+        faults.append("reward.weights gives no component a weight; no answer could earn anything")
+    return faults
+
+
+def _faults(name: str, weight: float) -> list[str]:
+    rewards = sorted(set(NAMES) - METRICS)
+    if name in METRICS:
+        return [f"reward.weights.{name} is a metric, no reward; weigh {' or '.join(rewards)}"]
+    if name not in NAMES:
+        close = get_close_matches(name, rewards, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"it may be {', '.join(rewards)}"
+        return [f"reward.weights.{name} is no reward; {hint}"]
+    if not (math.isfinite(weight) and weight >= 0):
+        return [f"reward.weights.{name} is {weight}; it must be a number of at least 0"]
+    return []
