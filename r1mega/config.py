@@ -9,6 +9,7 @@ Importing this module costs a few milliseconds: no torch, no Megatron, no vLLM.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -187,10 +188,10 @@ class RewardConfig:
     """Rule rewards: named components, each with its weight in the sum."""
 
     weights: dict[str, float] = field(default_factory=lambda: {"accuracy": 1.0, "format": 1.0})
-    workers: int = 2
-    """Processes that grade answers."""
+    workers: int = 1
+    """Processes of each rank that grade answers."""
     time_limit_s: float = 2.0
-    """One answer's grading may take so long; past it the answer scores zero."""
+    """One answer's grading may take so much processor time; past it the answer scores zero."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -263,3 +264,80 @@ class Config:
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.runs_dir) / self.name
+
+
+class BadRun(ValueError):
+    """A run that cannot be; the message lists why, ready to print."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults]))
+
+
+def register() -> None:
+    """Make the schema known to Hydra, as `schema` in every config folder's defaults list."""
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.instance().store(name="schema", node=Config)
+
+
+def compose(folder: Path, overrides: list[str]) -> Config:
+    """The run that the overrides describe.
+
+    Raises:
+        BadRun: an unknown key or run, a value of the wrong type, or a missing one.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    register()
+    try:
+        with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+            composed = hydra.compose("r1mega", overrides)
+        missing = sorted(OmegaConf.missing_keys(composed))
+        if missing:
+            raise BadRun([f"{key}: must be given, as in {key}=..." for key in missing])
+        config = OmegaConf.to_object(composed)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadRun([_in_our_words(error, folder, overrides)]) from None
+    assert isinstance(config, Config)
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The whole run as YAML, as `config.yaml` keeps it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def _in_our_words(error: Exception, folder: Path, overrides: list[str]) -> str:
+    """Hydra's complaint, with what the key may be."""
+    import difflib
+
+    cause = error.__cause__ or error
+    first = str(cause).splitlines()[0] if str(cause) else str(error)
+    for override in overrides:
+        key = override.lstrip("+~").split("=", 1)[0]
+        if f"'{key}'" in str(error) or key.rsplit(".", 1)[-1] in first:
+            return f"{override}: {first.rstrip('.')}{_suggestion(key, folder, difflib.get_close_matches)}"
+    return first
+
+
+def _suggestion(key: str, folder: Path, close: Any) -> str:
+    from dataclasses import fields, is_dataclass
+
+    if key == "run":
+        return f"; runs: {', '.join(sorted(path.stem for path in (folder / 'run').glob('*.yaml')))}"
+    section: Any = Config(stage=Stage.grpo, name="")
+    *path, last = key.split(".")
+    for name in path:
+        section = getattr(section, name, None)
+    if not is_dataclass(section):
+        return ""
+    names = [item.name for item in fields(section)]
+    if last in names:
+        return ""
+    matches = close(last, names, n=1)
+    return f"; did you mean {'.'.join([*path, matches[0]])}?" if matches else f"; keys here: {', '.join(names)}"

@@ -1,0 +1,72 @@
+"""The command `r1mega`, also `python -m r1mega`: compose a run, check it, start its ranks.
+
+    r1mega run=cpu_zero                          a whole run, described in conf/run/cpu_zero.yaml
+    r1mega run=cpu_zero grpo.rollouts=10 seed=3  the same with other values
+    r1mega run=cpu_zero --cfg job                print the composed run and stop
+    torchrun --nproc-per-node 2 -m r1mega run=cpu_zero
+
+A run is composed and checked before anything slow is imported: what is wrong with it is said at once,
+all of it, and the exit code is 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    if any(argument.startswith("-") for argument in arguments):
+        _show(arguments)
+        return
+    sys.exit(_run(arguments))
+
+
+def configurations() -> Path:
+    """The folder of configurations: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "conf" if (package / "conf").exists() else package.parent / "conf"
+
+
+def _show(arguments: list[str]) -> None:
+    """Hydra's own answers: --help, --cfg job, --info, ... No run is started."""
+    import hydra
+
+    from r1mega.config import register
+
+    register()
+
+    def refuse(composed: object) -> None:
+        raise SystemExit(
+            f"r1mega takes overrides such as seed=1, and --help, --cfg job or --info; it got {' '.join(arguments)}"
+        )
+
+    hydra.main(version_base="1.3", config_path=str(configurations()), config_name="r1mega")(refuse)()
+
+
+def _run(arguments: list[str]) -> int:
+    from r1mega.checks import check
+    from r1mega.config import BadRun, compose
+    from r1mega.launch import ranks_started, start_ranks
+
+    try:
+        config = compose(configurations(), arguments)
+        plan = check(config, ranks_started())
+    except BadRun as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    if "RANK" not in os.environ:
+        from r1mega.stages.finished import show_finished
+
+        return 0 if show_finished(config) else start_ranks(arguments, plan.world_size)
+    from r1mega.rank import run_rank
+
+    return run_rank(config, plan)
+
+
+if __name__ == "__main__":
+    main()

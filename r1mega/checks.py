@@ -1,0 +1,165 @@
+"""What is wrong with a run, found before anything is built: keys that do not fit each other, and files.
+
+Every fault is said at once, each with its key, what it was, what it may be.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from r1mega.config import Backend, BadRun, Config, Dtype, Stage
+from r1mega.model import deepseek_v3
+from r1mega.parallel.plan import Plan, faults_for, make_plan
+
+
+def check(config: Config, ranks: int | None) -> Plan:
+    """The run's layout, if nothing is wrong with the run.
+
+    Args:
+        ranks: how many an outer launcher started; None where the run starts its own.
+
+    Raises:
+        BadRun: with every fault found.
+    """
+    hf, faults = model_fields(config)
+    plan, layout_faults = make_plan(
+        tp=config.parallel.tp,
+        pp=config.parallel.pp,
+        vpp=config.parallel.vpp,
+        ep=config.parallel.ep,
+        etp=config.parallel.etp,
+        cp=config.parallel.cp,
+        dp=config.parallel.dp,
+        ranks=ranks,
+    )
+    faults += layout_faults
+    if plan is not None and hf is not None:
+        faults += faults_for(plan, deepseek_v3.shape(hf), torch_attention=config.cluster.backend is Backend.cpu)
+    faults += _number_faults(config) + _machine_faults(config) + _data_faults(config)
+    if config.stage is Stage.grpo:
+        faults += _batch_faults(config)
+    if faults or plan is None:
+        raise BadRun(faults)
+    return plan
+
+
+def model_fields(config: Config) -> tuple[dict[str, Any] | None, list[str]]:
+    """The model's HF fields, from its folder or the run; None where they are at fault."""
+    if config.model.init_from is None:
+        hf, where, faults = config.model.hf, "model.hf", []
+    else:
+        hf, faults = _read_folder(Path(config.model.init_from))
+        where = str(Path(config.model.init_from) / "config.json")
+    faults = faults or deepseek_v3.faults(hf, where)
+    return (None if faults else hf), faults
+
+
+def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    wanted = f"model.init_from: was {folder}; "
+    if not folder.is_dir():
+        return {}, [wanted + "no such folder; give one with config.json, tokenizer.json and *.safetensors"]
+    faults = [wanted + f"it has no {name}" for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    if not any(folder.glob("*.safetensors")):
+        faults.append(wanted + "it has no *.safetensors")
+    if faults:
+        return {}, faults
+    try:
+        hf = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        return {}, [f"{folder / 'config.json'}: not JSON ({error})"]
+    architectures = hf.get("architectures") or []
+    if deepseek_v3.ARCHITECTURE not in architectures:
+        return {}, [wanted + f"its architectures are {architectures}; this version trains {deepseek_v3.ARCHITECTURE}"]
+    return hf, []
+
+
+def _number_faults(config: Config) -> list[str]:
+    positive = {
+        "rollout.replicas": config.rollout.replicas,
+        "rollout.max_answer_tokens": config.rollout.max_answer_tokens,
+        "rollout.concurrent_sequences": config.rollout.concurrent_sequences,
+        "rollout.threads_per_replica": config.rollout.threads_per_replica,
+        "rollout.kv_cache_bytes": config.rollout.kv_cache_bytes,
+        "rollout.temperature": config.rollout.temperature,
+        "train.tokens_per_microbatch": config.train.tokens_per_microbatch,
+        "pretrain.updates": config.pretrain.updates,
+        "pretrain.samples_per_update": config.pretrain.samples_per_update,
+        "grpo.rollouts": config.grpo.rollouts,
+        "grpo.prompts_per_rollout": config.grpo.prompts_per_rollout,
+        "grpo.samples_per_prompt": config.grpo.samples_per_prompt,
+        "grpo.updates_per_rollout": config.grpo.updates_per_rollout,
+        "grpo.reference_refresh_updates": config.grpo.reference_refresh_updates,
+        "reward.workers": config.reward.workers,
+        "reward.time_limit_s": config.reward.time_limit_s,
+        "eval.questions": config.eval.questions,
+        "eval.samples_per_question": config.eval.samples_per_question,
+        "cluster.threads_per_rank": config.cluster.threads_per_rank,
+        "handover.probe_samples": config.handover.probe_samples,
+    }
+    faults = [f"{key}: was {value}; must be above 0" for key, value in positive.items() if value <= 0]
+    for key, value in {"rollout.top_p": config.rollout.top_p, "eval.top_p": config.eval.top_p}.items():
+        if not 0 < value <= 1:
+            faults.append(f"{key}: was {value}; must be above 0 and at most 1")
+    if config.rollout.max_context_tokens <= config.rollout.max_answer_tokens:
+        faults.append(
+            f"rollout.max_context_tokens: was {config.rollout.max_context_tokens}; must leave room for a prompt"
+            f" beside rollout.max_answer_tokens = {config.rollout.max_answer_tokens}"
+        )
+    if config.train.tokens_per_microbatch < config.rollout.max_context_tokens:
+        faults.append(
+            f"train.tokens_per_microbatch: was {config.train.tokens_per_microbatch}; must hold one sample of"
+            f" rollout.max_context_tokens = {config.rollout.max_context_tokens}"
+        )
+    return faults
+
+
+def _batch_faults(config: Config) -> list[str]:
+    samples = config.grpo.prompts_per_rollout * config.grpo.samples_per_prompt
+    updates = config.grpo.updates_per_rollout
+    faults = []
+    if updates > 0 and samples % updates:
+        faults.append(
+            f"grpo.updates_per_rollout: was {updates}; must divide prompts_per_rollout x samples_per_prompt = {samples}"
+        )
+    if config.grpo.samples_per_prompt == 1:
+        faults.append("grpo.samples_per_prompt: was 1; an advantage compares samples of one prompt, so at least 2")
+    return faults
+
+
+def _machine_faults(config: Config) -> list[str]:
+    faults = []
+    if config.cluster.backend is Backend.cuda:
+        faults.append(
+            "cluster.backend: was cuda; this version hands weights over on CPU only"
+            " (vLLM's ipc and nccl engines come next), so it must be cpu"
+        )
+    if config.cluster.backend is Backend.cpu and config.precision.dtype is not Dtype.fp32:
+        faults.append(f"precision.dtype: was {config.precision.dtype}; on cpu it must be fp32")
+    return faults
+
+
+def _data_faults(config: Config) -> list[str]:
+    from r1mega.data import corpus, prompts, task_checks, templates
+    from r1mega.rewards.registry import check_weights
+
+    data, tasks = config.data, [(task.name, task.parameters, task.weight) for task in config.data.tasks]
+    faults = templates.check_template(data.template) + check_weights(config.reward.weights)
+    if data.prompts_file is not None:
+        try:
+            questions = prompts.read_prompts(data.prompts_file)
+            prompts.split(questions, data.train_questions, data.held_out_questions, seed=0)
+        except ValueError as error:
+            faults.append(f"data.prompts_file: {error}")
+    elif not tasks:
+        faults.append("data.tasks: was empty; give tasks of reasoning-gym, or data.prompts_file")
+    else:
+        faults += task_checks.check_tasks(tasks)
+    if config.model.init_from is None or config.stage is Stage.pretrain:
+        faults += corpus.check_mixture(config.pretrain.mixture) + corpus.check_corpus_tasks(tasks)
+    if config.eval.questions > data.held_out_questions:
+        faults.append(
+            f"eval.questions: was {config.eval.questions}; data.held_out_questions holds {data.held_out_questions}"
+        )
+    return faults

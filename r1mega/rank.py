@@ -1,0 +1,53 @@
+"""One rank of a run: join the others, run the stage, leave."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import warnings
+from types import FrameType
+
+from r1mega.config import Backend, BadRun, Config
+from r1mega.parallel.plan import Plan
+
+
+def run_rank(config: Config, plan: Plan) -> int:
+    """Run the config's stage on this rank; returns the exit code."""
+    _prepare_process(config)
+    import torch
+
+    from r1mega.parallel.groups import close_groups, open_groups
+
+    torch.set_num_threads(config.cluster.threads_per_rank)
+    open_groups(plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s)
+    from r1mega.rollout.engines import EngineError
+    from r1mega.weights.proof import HandoverError
+
+    try:
+        importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
+    except (BadRun, EngineError, HandoverError) as error:
+        # These are raised on every rank; one says so.
+        if os.environ["RANK"] == "0":
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    close_groups()
+    return 0
+
+
+def _prepare_process(config: Config) -> None:
+    # Megatron says at import which optional parts are absent; the run's folder records versions.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\\..*")
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.cluster.threads_per_rank))
+    signal.signal(signal.SIGTERM, _leave)
+    if "R1MEGA_LAUNCHED" in os.environ:
+        # Ctrl-C reaches the whole group; the launcher says who ends, and ranks do not outlive it.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

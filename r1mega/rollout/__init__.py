@@ -1,0 +1,1 @@
+"""The vLLM engines that generate, behind a few verbs."""

@@ -1,0 +1,215 @@
+"""The process that hosts one vLLM engine: it takes verbs from a pipe until the pipe closes.
+
+vLLM runs inside it without processes of its own (tensor parallelism aside), which starts in half the
+time and generates faster than vLLM's own engine process. It dies with the trainer that started it, by
+whatever death.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from r1mega.rollout.plugin import BACKEND, IN_ENGINE
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What one engine is started with."""
+
+    folder: str
+    """HF folder with a config.json; weights come by hand-over."""
+    dtype: str
+    seed: int
+    max_context_tokens: int
+    concurrent_sequences: int
+    kv_cache_bytes: int
+    cores: tuple[int, ...]
+    """CPU cores its threads are bound to."""
+    log: str
+    """File that takes what vLLM prints."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One answer to sample: the prompt's tokens and the answer's own seed."""
+
+    prompt: tuple[int, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One sampled answer.
+
+    Attributes:
+        tokens: the answer's token ids, end token included.
+        logps: the sampler's log-prob of each.
+        truncated: it met the length limit.
+        version: the policy version that sampled it.
+    """
+
+    tokens: np.ndarray
+    logps: np.ndarray
+    truncated: bool
+    version: int
+
+
+def main(pipe: Connection, settings: EngineSettings) -> None:
+    """Start the engine, then answer `(verb, arguments)` with `("ok", result)` or `("error", text)`."""
+    _die_with_parent()
+    _redirect_output(settings.log)
+    _set_environment(settings)
+    try:
+        engine = _Engine(settings)
+        pipe.send(("ok", None))
+    except BaseException:
+        pipe.send(("error", traceback.format_exc()))
+        return
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        while True:
+            verb, arguments = pipe.recv()
+            try:
+                pipe.send(("ok", getattr(engine, verb)(**arguments)))
+            except Exception:
+                pipe.send(("error", traceback.format_exc()))
+
+
+def _die_with_parent() -> None:
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    # Ctrl-C reaches the whole foreground group; the trainer decides when an engine ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _redirect_output(log: str) -> None:
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def _set_environment(settings: EngineSettings) -> None:
+    cores = ",".join(map(str, settings.cores))
+    os.environ |= {
+        IN_ENGINE: "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_CPU_OMP_THREADS_BIND": cores,
+        "OMP_NUM_THREADS": str(len(settings.cores)),
+        # The CPU's latent-attention kernel is compiled for one size only; without it the numbers are the same.
+        "VLLM_MLA_DISABLE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(-(-settings.kv_cache_bytes // 1024**3)),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_PLUGINS": "r1mega",
+        "HF_HUB_OFFLINE": "1",
+    }
+    # torchrun's or our launcher's variables describe the trainer's ranks, not this engine's.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+
+
+class _Engine:
+    """The verbs. Those about weights are vLLM's own weight-sync protocol."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
+        self.version = -1
+        self.llm = LLM(
+            model=settings.folder,
+            # Token ids go in and come out; the trainer has the tokenizer.
+            skip_tokenizer_init=True,
+            dtype=settings.dtype,
+            seed=settings.seed,
+            load_format="dummy",
+            max_model_len=settings.max_context_tokens,
+            max_num_seqs=settings.concurrent_sequences,
+            kv_cache_memory_bytes=settings.kv_cache_bytes,
+            # A group's samples share what their prompt's blocks hold; small blocks let short prompts share too.
+            enable_prefix_caching=True,
+            block_size=32,
+            # vLLM rewinds a seeded request's generator after a partial prefill, which CPU generators cannot do.
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(settings.max_context_tokens, 8192),
+            enforce_eager=True,
+            generation_config="vllm",
+            logprobs_mode="processed_logprobs",
+            disable_log_stats=True,
+            # The CPU's rotary kernel is wrong for DeepSeek's layout from the second token on.
+            compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
+            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            worker_extension_cls="r1mega.rollout.plugin.WorkerExtension",
+        )
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self.llm.collective_rpc("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        self.llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
+
+    def finish_weight_update(self, weight_version: str) -> list[dict[str, Any]]:
+        """End the update; what the prefix cache holds was computed by older weights, so it goes.
+
+        Returns each worker's receipt.
+        """
+        self.llm.collective_rpc("finish_weight_update")
+        self.llm.reset_prefix_cache()
+        self.version = int(weight_version)
+        return self.llm.collective_rpc("weight_receipt")
+
+    def generate(
+        self, requests: list[Request], temperature: float, top_p: float, max_answer_tokens: int, stop_token: int
+    ) -> list[Completion]:
+        """Sample all requests; they are queued in the order given before the engine moves."""
+        from vllm import SamplingParams
+
+        sampling = [
+            SamplingParams(
+                temperature=temperature,
+                top_p=top_p,
+                max_tokens=max_answer_tokens,
+                seed=request.seed,
+                stop_token_ids=[stop_token],
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+            )
+            for request in requests
+        ]
+        prompts = [{"prompt_token_ids": list(request.prompt)} for request in requests]
+        outputs = self.llm.generate(prompts, sampling, use_tqdm=False)
+        return [self._completion(output.outputs[0]) for output in outputs]
+
+    def _completion(self, output: Any) -> Completion:
+        tokens = np.array(output.token_ids, dtype=np.int32)
+        sampled = [output.logprobs.start_indices[i] for i in range(len(tokens))]
+        return Completion(
+            tokens=tokens,
+            logps=np.array([output.logprobs.logprobs[i] for i in sampled], dtype=np.float32),
+            truncated=output.finish_reason == "length",
+            version=self.version,
+        )
+
+    def score(self, texts: list[list[int]]) -> list[np.ndarray]:
+        """Log-probs of each text's tokens but the first, each given those before it."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
+        outputs = self.llm.generate([{"prompt_token_ids": text} for text in texts], sampling, use_tqdm=False)
+        return [
+            np.array([entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], text[1:], strict=True)])
+            for output, text in zip(outputs, texts, strict=True)
+        ]

@@ -1,0 +1,46 @@
+"""A run's folder before and after: whether it holds this very run, finished, and making it ready.
+
+Imports no torch: the launcher asks before it starts any rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+from r1mega.config import BadRun, Config, to_yaml
+from r1mega.track.summary import format_result, read_summary
+
+_NOT_HASHED = ("name", "runs_dir", "fresh")
+
+
+def config_hash(config: Config) -> str:
+    """Twelve hexadecimal digits of all that decides a run's result."""
+    lines = [line for line in to_yaml(config).splitlines() if line.split(":")[0] not in _NOT_HASHED]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def show_finished(config: Config) -> bool:
+    """Print the result of the run, if the folder holds it finished; says whether it did."""
+    summary = read_summary(config.folder / "summary.json")
+    if config.fresh or summary.get("config_hash") != config_hash(config):
+        return False
+    print(format_result(summary, config.folder / "report.html"))
+    print("This run was finished before; fresh=true repeats it.")
+    return True
+
+
+def prepare_folder(config: Config) -> None:
+    """Empty the run's folder of an earlier run and leave the resolved config in it.
+
+    Raises:
+        BadRun: the folder holds something that no run left there.
+    """
+    folder = config.folder
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "config.yaml").exists():
+            raise BadRun([f"name: {folder} exists and is no run's folder; choose another name"])
+        print(f"Starting over in {folder}: what is there is of another or an unfinished run.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(to_yaml(config))

@@ -1,0 +1,198 @@
+"""R1-Zero: GRPO from the base model, rewarded by rules (DeepSeek-R1, arXiv 2501.12948).
+
+One rollout: ask questions, sample a group of answers to each, grade them, score them under the policy
+and the reference, and update on random mini-batches; then hand the new weights to the engines.
+
+Departures from the paper:
+- The old log-probs are the trainer's own, at the rollout's version, not the sampler's; how far the two
+  differ is measured every rollout (`mismatch/*`).
+- Where no base is given, a small one is pre-trained first, on text made for the purpose.
+- Sizes are those of the run's config; the paper's are in `GrpoConfig`'s defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from r1mega.config import Config, GrpoConfig
+from r1mega.data.stream import QuestionStream
+from r1mega.grpo.advantage import group_advantages
+from r1mega.grpo.loss import grpo_loss, sample_weights
+from r1mega.grpo.minibatch import split
+from r1mega.grpo.mismatch import mismatch
+from r1mega.parallel.plan import Plan
+from r1mega.policy import Policy
+from r1mega.rewards.grader import Grader
+from r1mega.stages import judging, sampling
+from r1mega.stages.evaluate import Rates, evaluate, size
+from r1mega.stages.handover import Handover
+from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_questions, load_text
+from r1mega.stages.pretrain import pretrain
+from r1mega.stages.recorder import Recorder
+from r1mega.stages.serving import open_engines
+from r1mega.stages.timing import Timing
+from r1mega.track.stats import before_after
+
+
+def run(config: Config, plan: Plan) -> None:
+    """The whole stage, on every rank."""
+    with Recorder(config) as recorder:
+        text = load_text(config, load_questions(config))
+        policy = Policy(config, load_model_fields(config), plan)
+        with (
+            open_engines(config, policy) as engines,
+            Grader(config.reward.workers, config.reward.time_limit_s) as grader,
+        ):
+            if config.model.init_from is None:
+                pretrain(config, text, policy, recorder)
+            else:
+                policy.load(Path(config.model.init_from))
+            engines.wait()
+            handover = Handover(config, policy, engines)
+            handover.run()
+            base = evaluate(config, text, engines, grader, recorder, rollout=0)
+            mismatches = train(config, text, policy, engines, grader, handover, recorder)
+            final = evaluate(config, text, engines, grader, recorder, rollout=config.grpo.rollouts)
+        policy.export(config.folder / "final")
+        if recorder.writes:
+            copy_tokenizer(text.folder, config.folder / "final")
+        recorder.finish(
+            {
+                "eval": _compared(base, final) | size(config),
+                "handover": handover.summary(),
+                "mismatch": {"mean_abs_dlogp": max(mismatches)},
+            }
+        )
+
+
+def train(
+    config: Config,
+    text: Text,
+    policy: Policy,
+    engines: sampling.Engines,
+    grader: Grader,
+    handover: Handover,
+    recorder: Recorder,
+) -> list[float]:
+    """All rollouts; returns each one's mean |trainer - sampler| log-prob."""
+    grpo = config.grpo
+    stream = QuestionStream(text.questions.train, seed=config.seed)
+    policy.start_training(grpo.optimizer, grpo.rollouts * grpo.updates_per_rollout)
+    reference = policy.snapshot()
+    progress = recorder.progress("rollout", grpo.rollouts)
+    mismatches = []
+    updates = 0
+    for rollout in range(1, grpo.rollouts + 1):
+        timing = Timing()
+        questions = stream.take(grpo.prompts_per_rollout)
+        with timing("gen"):
+            batch = _sample(config, text, engines, questions, rollout)
+        grading = judging.submit(grader, batch)
+        with timing("old_log_prob"):
+            old_logps = policy.score(batch.samples, config.rollout.temperature)
+        with timing("ref"), policy.using(reference):
+            ref_logps = policy.score(batch.samples, config.rollout.temperature)
+        with timing("reward"):
+            components = judging.collect(grading, len(batch.texts))
+        rewards_PG = judging.rewards(components, config.reward.weights, grpo.samples_per_prompt)
+        advantages_PG, no_variance_P = group_advantages(rewards_PG)
+        values = _token_values(batch, old_logps, ref_logps, advantages_PG)
+        with timing("update_actor"):
+            learning = []
+            for minibatch in split(len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=rollout):
+                learning.append(_update(policy, grpo, batch, values, minibatch))
+                updates += 1
+                if updates % grpo.reference_refresh_updates == 0:
+                    reference = policy.snapshot()
+        handed = handover.run()
+        differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
+        mismatches.append(differs["mean_abs_dlogp"])
+        recorder.rollout(
+            {
+                "rollout": rollout,
+                "update": updates,
+                "policy_version": batch.completions[0].version,
+                **judging.figures(components, rewards_PG, batch.texts),
+                "critic/groups_without_variance": int(no_variance_P.sum()),
+                **batch.figures(),
+                **_means(learning),
+                "actor/entropy": -torch.cat(old_logps).mean().item(),
+                **{f"mismatch/{name}": value for name, value in differs.items()},
+                **handed,
+                **timing.figures(),
+                "perf/throughput": sum(batch.answer_tokens) / timing.seconds["gen"],
+                "perf/total_num_tokens": sum(len(sample.tokens) for sample in batch.samples),
+            },
+            progress,
+        )
+        recorder.samples(rollout, batch, components, range(min(config.track.samples_kept, len(batch.texts))))
+    return mismatches
+
+
+def _sample(
+    config: Config, text: Text, engines: sampling.Engines, questions: list[sampling.Question], rollout: int
+) -> sampling.Batch:
+    ticket, requests = sampling.submit(
+        engines,
+        text,
+        questions,
+        config.grpo.samples_per_prompt,
+        seed=(config.seed, sampling.ROLLOUT, rollout),
+        temperature=config.rollout.temperature,
+        top_p=config.rollout.top_p,
+        max_answer_tokens=config.rollout.max_answer_tokens,
+    )
+    return sampling.collect(engines, text, questions, ticket, requests)
+
+
+def _token_values(
+    batch: sampling.Batch, old_logps: list[Tensor], ref_logps: list[Tensor], advantages_PG: Tensor
+) -> dict[str, list[Tensor]]:
+    """What the loss needs of each answer token, by sample."""
+    advantages = zip(advantages_PG.flatten(), batch.answer_tokens, strict=True)
+    return {
+        "old_logps": old_logps,
+        "ref_logps": ref_logps,
+        "advantages": [advantage.expand(tokens) for advantage, tokens in advantages],
+    }
+
+
+def _update(
+    policy: Policy, grpo: GrpoConfig, batch: sampling.Batch, values: Mapping[str, list[Tensor]], minibatch: list[int]
+) -> dict[str, float]:
+    samples = [batch.samples[i] for i in minibatch]
+    lengths = [sample.answer_tokens for sample in samples]
+    chosen = {name: [of[i] for i in minibatch] for name, of in values.items()}
+    chosen["weights"] = [weight.expand(tokens) for weight, tokens in zip(sample_weights(lengths), lengths, strict=True)]
+    # The draft layers learn in pre-training only; here they stay as they are.
+    return policy.update(samples, chosen, partial(token_loss, grpo), mtp_loss_weight=0.0)
+
+
+def token_loss(grpo: GrpoConfig, logps_T: Tensor, values_T: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """GRPO's loss of a row, as `Policy.update` takes it."""
+    return grpo_loss(
+        logps_T,
+        values_T["old_logps"],
+        values_T["ref_logps"],
+        values_T["advantages"],
+        values_T["weights"],
+        clip_eps=grpo.clip_eps,
+        kl_coefficient=grpo.kl_coefficient,
+    )
+
+
+def _means(learning: list[dict[str, float]]) -> dict[str, float]:
+    return {f"actor/{name}": sum(figures[name] for figures in learning) / len(learning) for name in learning[0]}
+
+
+def _compared(base: Rates, final: Rates) -> dict[str, object]:
+    return {
+        "pass_at_1": before_after(base.pass_at_1, final.pass_at_1),
+        "pass_at_1_any_format": before_after(base.pass_at_1_any_format, final.pass_at_1_any_format),
+        "cons_at_k": before_after(base.cons_at_k, final.cons_at_k),
+    }

@@ -1,0 +1,95 @@
+"""What every stage starts from: the questions, the tokenizer and the model's fields."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch.distributed as dist
+
+from r1mega.checks import model_fields
+from r1mega.config import Config
+from r1mega.data import prompts, tasks, templates, tokenizer
+from r1mega.data.corpus import lexicon
+from r1mega.data.question import Question, Questions
+
+if TYPE_CHECKING:
+    import tokenizers
+
+
+@dataclass
+class Text:
+    """The run's questions and how they become tokens."""
+
+    questions: Questions
+    tokenizer: tokenizers.Tokenizer
+    end_token: int
+    template: str
+    folder: Path
+    """Where the tokenizer's files are."""
+
+    def prompt(self, question: Question) -> list[int]:
+        """The tokens that ask the question."""
+        return list(self.tokenizer.encode(templates.render(self.template, question.text)).ids)
+
+    def decode(self, answers: list[list[int]]) -> list[str]:
+        """The answers as text, without special tokens."""
+        return list(self.tokenizer.decode_batch(answers, skip_special_tokens=True))
+
+    @cached_property
+    def vocabulary(self) -> int:
+        """Number of tokens."""
+        return int(self.tokenizer.get_vocab_size())
+
+
+def load_questions(config: Config) -> Questions:
+    """Training and held-out questions, from the run's tasks or its prompts file.
+
+    They depend on `data` alone, not on the run's seed: runs of other seeds meet the same held-out ones.
+    """
+    data = config.data
+    if data.prompts_file is not None:
+        everything = prompts.read_prompts(data.prompts_file)
+        return prompts.split(everything, data.train_questions, data.held_out_questions, seed=0)
+    named = [(task.name, task.parameters, task.weight) for task in data.tasks]
+    return tasks.generate(named, data.train_questions, data.held_out_questions, seed=0)
+
+
+def load_text(config: Config, questions: Questions) -> Text:
+    """The questions with the tokenizer of `model.init_from`, or one built for them in the run's folder."""
+    template = config.data.template
+    if config.model.init_from is not None:
+        folder = Path(config.model.init_from)
+    else:
+        folder = config.folder / "tokenizer"
+        if dist.get_rank() == 0:
+            built = tokenizer.build(lexicon([*questions.train, *questions.held_out], template))
+            tokenizer.save(built, folder, templates.TEMPLATES[template], config.rollout.max_context_tokens)
+        dist.barrier()
+    from tokenizers import Tokenizer
+
+    loaded = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    return Text(questions, loaded, _end_token(folder, loaded), template, folder)
+
+
+def _end_token(folder: Path, loaded: tokenizers.Tokenizer) -> int:
+    named: Any = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
+    token = named["content"] if isinstance(named, dict) else named
+    return int(loaded.token_to_id(token))
+
+
+def load_model_fields(config: Config) -> dict[str, Any]:
+    """The model's HF fields; `check` found them faultless."""
+    hf, _ = model_fields(config)
+    assert hf is not None
+    return hf
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Put the tokenizer's files beside exported weights."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        if (source / name).exists():
+            (target / name).write_bytes((source / name).read_bytes())

@@ -1,0 +1,121 @@
+"""What a run leaves in its folder, written by rank 0; on the other ranks the same calls do nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from r1mega.config import Config, Stage, to_yaml
+from r1mega.stages.finished import config_hash, prepare_folder
+from r1mega.stages.judging import Components
+from r1mega.stages.sampling import Batch
+from r1mega.track import jsonl
+from r1mega.track.environment import versions
+from r1mega.track.progress import Progress
+from r1mega.track.report import write_report
+from r1mega.track.summary import format_result, write_summary
+from r1mega.track.wandb_run import WandbRun
+
+
+class Recorder:
+    """Rows, samples, W&B's record, and at the end summary and report; a context manager."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.folder = config.folder
+        self.writes = dist.get_rank() == 0
+        self.began = time.monotonic()
+        self.wandb: WandbRun | None = None
+
+    def __enter__(self) -> Recorder:
+        if self.writes:
+            prepare_folder(self.config)
+            track = self.config.track
+            self.wandb = WandbRun(
+                self.folder,
+                run_id=f"{self.config.name}-{config_hash(self.config)}",
+                project=track.project,
+                mode=track.wandb.value,
+                config=dataclasses.asdict(self.config),
+            )
+        dist.barrier()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.wandb is not None and error is not None:
+            self.wandb.finish({})
+
+    def say(self, line: str) -> None:
+        """One line on the terminal."""
+        if self.writes:
+            print(line, flush=True)
+
+    def progress(self, noun: str, total: int) -> Progress:
+        """A progress line counting `noun`s up to `total`."""
+        return Progress(noun, total)
+
+    def rollout(self, row: Mapping[str, Any], progress: Progress) -> None:
+        """Record the figures of a rollout, and show them."""
+        if self.writes:
+            jsonl.append(self.folder / "metrics.jsonl", row)
+            assert self.wandb is not None
+            self.wandb.log(row)
+            progress.show(row["rollout"], row)
+
+    def update(self, row: Mapping[str, Any], progress: Progress, every: int) -> None:
+        """Record the figures of a pre-training update, and show those of every so many.
+
+        A run that goes on to rollouts keeps them beside its metrics: both are counted from 1.
+        """
+        if self.writes:
+            alone = self.config.stage is Stage.pretrain
+            jsonl.append(self.folder / ("metrics.jsonl" if alone else "pretrain.jsonl"), row)
+            if alone and self.wandb is not None:
+                self.wandb.log(row, counter="update")
+            if row["update"] % every == 0:
+                progress.show(row["update"], row)
+
+    def samples(self, rollout: int, batch: Batch, components: Components, numbers: Sequence[int]) -> None:
+        """Keep the answers of these numbers."""
+        if not self.writes:
+            return
+        jsonl.append(
+            self.folder / "samples.jsonl",
+            *(
+                {
+                    "rollout": rollout,
+                    "policy_version": batch.completions[i].version,
+                    "prompt": batch.questions[i].text,
+                    "answer": batch.texts[i],
+                    "rewards": components[i],
+                    "truncated": batch.completions[i].truncated,
+                    "reference": batch.questions[i].answer,
+                }
+                for i in numbers
+            ),
+        )
+
+    def finish(self, figures: Mapping[str, Any]) -> None:
+        """Write summary and report, close W&B's record and print the result."""
+        if not self.writes:
+            return
+        summary = {
+            "name": self.config.name,
+            "stage": self.config.stage.value,
+            "seed": self.config.seed,
+            "config_hash": config_hash(self.config),
+            "wall_s": time.monotonic() - self.began,
+            "environment": versions(),
+            **figures,
+        }
+        write_summary(self.folder / "summary.json", summary)
+        assert self.wandb is not None
+        self.wandb.finish(summary)
+        print(format_result(summary, write_report(self.folder)), flush=True)

@@ -1,0 +1,43 @@
+"""The engines of a run, started for its model and ended with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
+
+from r1mega.config import Config
+from r1mega.model import deepseek_v3
+from r1mega.policy import Policy
+from r1mega.rollout.engines import Engines
+from r1mega.rollout.host import EngineSettings
+
+
+@contextmanager
+def open_engines(config: Config, policy: Policy) -> Iterator[Engines]:
+    """Start the engines in the background; they have no weights until the first hand-over."""
+    folder = config.folder / "engine"
+    dtype = {"fp32": "float32", "bf16": "bfloat16"}[config.precision.dtype]
+    if dist.get_rank() == 0:
+        folder.mkdir(exist_ok=True)
+        fields = deepseek_v3.checkpoint_config(policy.hf, dtype)
+        (folder / "config.json").write_text(json.dumps(fields, indent=1))
+    dist.barrier()
+    rollout = config.rollout
+    settings = EngineSettings(
+        folder=str(folder),
+        dtype=dtype,
+        seed=config.seed,
+        max_context_tokens=rollout.max_context_tokens,
+        concurrent_sequences=rollout.concurrent_sequences,
+        kv_cache_bytes=rollout.kv_cache_bytes,
+        cores=(0,) * rollout.threads_per_replica,
+        log=str(folder / "engine.log"),
+    )
+    engines = Engines(settings, rollout.replicas, rollout.start_timeout_s)
+    try:
+        yield engines
+    finally:
+        engines.close()
