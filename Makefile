@@ -17,6 +17,7 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it (demo, test and check do so by themselves)
+	@echo ".venv is ready."
 
 # The stamp is written last, so a set-up that was cut off is taken up again.
 $(READY): pyproject.toml locks/cpu.txt tools/environment.py

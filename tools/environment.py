@@ -128,11 +128,14 @@ class Environment:
             complaints.append(said.strip() or "installation failed")
         return complaints[0]
 
-    def torch_index(self) -> list[str]:
-        """Options that find the CPU build of torch: none where the user's own indexes have it."""
+    def torch_index(self, *options: str) -> list[str]:
+        """Options that find the CPU build of torch: none where the user's own indexes have it.
+
+        An installed one counts as found, unless `options` hold `--force-reinstall`.
+        """
         wanted = pinned("torch")
         for installer in self._installers():
-            failed, _ = self.run([*installer, "--dry-run", wanted], show=False)
+            failed, _ = self.run([*installer, "--dry-run", *options, wanted], show=False)
             if not failed:
                 return []
         say(f"      your package indexes have no {wanted}: taking it from {PYTORCH_CPU_INDEX}")
@@ -148,7 +151,7 @@ class Environment:
 
     def _installers(self) -> list[list[str | Path]]:
         """Commands to which requirements are appended, the faster first."""
-        uv = [self.uv, "pip", "install", "--python", self.python, "--no-deps"]
+        uv: list[str | Path] = [self.uv, "pip", "install", "--python", self.python, "--no-deps"]
         return [uv, [*self._pip(), "--no-compile"]] if self.uv.exists() else [self._pip()]
 
     def _pip(self) -> list[str | Path]:
@@ -251,7 +254,7 @@ def lock(options: list[str]) -> None:
         if overrides.exists():
             asked += ["--overrides", str(overrides.relative_to(ROOT))]
         say(f"resolving locks/{runtime}.txt")
-        index = venv.torch_index() if runtime == "cpu" else []
+        index = venv.torch_index("--force-reinstall") if runtime == "cpu" else []
         # uv keeps the versions that the output file already holds, unless an option says otherwise.
         compile_ = ["pip", "compile", "--quiet", "--no-header", *asked, *options, *index]
         failed, said = venv.run(
