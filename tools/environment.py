@@ -206,7 +206,7 @@ def setup(folder: Path) -> None:
         )
 
     packages = len(re.findall(r"^\S+==", lock.read_text(), re.MULTILINE))
-    say(f"[3/4] the other {packages - 1} packages of locks/cpu.txt and r1mega itself (450 MB)")
+    say(f"[3/4] the other {packages - 1} packages of locks/cpu.txt and r1mega itself (800 MB)")
     wanted = [lock]
     if venv.install(pinned("pycosat")):
         # The one package in C without a wheel. reasoning-gym's logic puzzles alone call it.
