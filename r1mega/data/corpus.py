@@ -164,19 +164,17 @@ def lexicon(questions: Sequence[Question], template: str) -> Iterator[str]:
 def check_mixture(mixture: Mapping[str, float]) -> list[str]:
     """Every fault of `pretrain.mixture`: unknown kinds, negative shares, a sum that is not 1."""
     faults = [
-        f"pretrain.mixture.{kind} is no kind of text; {nearest(kind, KINDS)}"
-        for kind in mixture
+        f"pretrain.mixture.{kind}: was {share}; must be a kind of text, {nearest(kind, KINDS)}"
+        for kind, share in mixture.items()
         if kind not in KINDS
     ]
     faults += [
-        f"pretrain.mixture.{kind} is {share}; a share is a number from 0 to 1"
+        f"pretrain.mixture.{kind}: was {share}; must be a share, from 0 to 1"
         for kind, share in mixture.items()
         if not 0 <= share <= 1
     ]
     if not math.isclose(sum(mixture.values()), 1.0, abs_tol=1e-6):
-        faults.append(
-            f"pretrain.mixture sums to {sum(mixture.values()):g}; its shares must sum to 1"
-        )
+        faults.append(f"pretrain.mixture: was {sum(mixture.values()):g} in all; must sum to 1")
     return faults
 
 
@@ -186,9 +184,9 @@ def check_corpus_tasks(tasks: Sequence[tuple[Any, ...]]) -> list[str]:
     faults = []
     for i, (name, parameters, *_) in enumerate(tasks):
         if name != TASK:
-            faults.append(f"data.tasks[{i}].name is {name!r}; a base is pre-trained on {TASK} only")
+            faults.append(f"data.tasks[{i}].name: was {name}; must be {TASK} to pre-train a base")
         elif parameters.get("min_terms", 2) == 1:
             faults.append(
-                f"data.tasks[{i}].parameters.min_terms is 1; pre-training needs sums of at least 2"
+                f"data.tasks[{i}].parameters.min_terms: was 1; must be at least 2 to pre-train"
             )
     return faults

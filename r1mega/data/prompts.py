@@ -26,14 +26,16 @@ _log = logging.getLogger(__name__)
 
 
 class PromptFileError(ValueError):
-    """A prompts file that cannot be used; `faults` has one line each, and str() is ready to
-    print."""
+    """A prompts file that cannot be used.
+
+    `faults` has one line each; `shown` are the first of them, and str() is `shown`, ready to print.
+    """
 
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         more = len(faults) - _SHOWN
-        lines = [*faults[:_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
-        super().__init__("\n".join(lines))
+        self.shown = (*faults[:_SHOWN], *([f"... and {more} more"] if more > 0 else []))
+        super().__init__("\n".join(self.shown))
 
 
 def read_prompts(path: str | Path) -> list[Question]:
@@ -59,8 +61,8 @@ def split(questions: Sequence[Question], train: int, held_out: int, seed: int) -
     """
     if len(questions) <= held_out:
         raise TooFewQuestionsError(
-            f"data.held_out_questions is {held_out}, but the prompts file has {len(questions)}"
-            " distinct questions; at least one must be left to train on"
+            f"data.held_out_questions: was {held_out}; must leave at least one of the"
+            f" {len(questions)} distinct questions of the prompts file to train on"
         )
     mixed = shuffled(questions, f"split:{seed}")
     return Questions(train=mixed[held_out : held_out + train], held_out=mixed[:held_out])

@@ -28,7 +28,7 @@ _SCALARS = (bool, int, float, str)
 def check_tasks(tasks: Sequence[tuple[Any, ...]]) -> list[str]:
     """Every fault of tasks given as (name, parameters, weight); an empty list if there is none."""
     if not tasks:
-        return ["data.tasks is empty; it must name at least one reasoning-gym task"]
+        return ["data.tasks: was empty; must name at least one reasoning-gym task"]
     named = [Task(*task) for task in tasks]
     return [fault for i, task in enumerate(named) for fault in _faults(f"data.tasks[{i}]", task)]
 
@@ -37,12 +37,12 @@ def _faults(key: str, task: Task) -> Iterator[str]:
     from reasoning_gym.factory import DATASETS
 
     if not (math.isfinite(task.weight) and task.weight > 0):
-        yield f"{key}.weight is {task.weight}; it must be a positive number"
+        yield f"{key}.weight: was {task.weight}; must be a positive number"
     if task.name in _UNFIT:
-        yield f"{key}.name is {task.name}, which cannot be trained on: {_UNFIT[task.name]}"
+        yield f"{key}.name: was {task.name}; must be another: {_UNFIT[task.name]}"
     elif task.name not in DATASETS:
         hint = nearest(task.name, sorted(DATASETS))
-        yield f"{key}.name is {task.name!r}, which is no reasoning-gym task; {hint}"
+        yield f"{key}.name: was {task.name}; must be a reasoning-gym task, {hint}"
     else:
         yield from _parameter_faults(f"{key}.parameters", DATASETS[task.name][1], task.parameters)
 
@@ -58,13 +58,13 @@ def _name_or_type(
     key: str, name: str, value: Any, known: Mapping[str, Field[Any]]
 ) -> Iterator[str]:
     if name in _OURS:
-        yield f"{key}.{name} is set by r1mega; use {_OURS[name]}"
+        yield f"{key}.{name}: was {value}; must be left out, use {_OURS[name]}"
     elif name not in known:
         names = sorted(set(known) - set(_OURS))
-        yield f"{key}.{name} is no parameter of this task; {nearest(name, names)}"
+        yield f"{key}.{name}: was {value}; must be a parameter of the task, {nearest(name, names)}"
     elif not _same_type(value, _default(known[name])):
         wanted = type(_default(known[name])).__name__
-        yield f"{key}.{name} is {value!r}; it must be {_a(wanted)}"
+        yield f"{key}.{name}: was {value!r}; must be {_a(wanted)}"
 
 
 def _default(field: Field[Any]) -> Any:
@@ -90,7 +90,7 @@ def _validation_faults(key: str, schema: type, given: Mapping[str, Any]) -> Iter
     except Exception as error:  # validators assert, or trip over the value
         text = str(error) or "these values do not go together"
         named = [name for name in given if re.search(rf"\b{re.escape(name)}\b", text)]
-        at = f"{key}.{named[0]} is {given[named[0]]!r}" if named else f"{key} is {dict(given)}"
+        at = f"{key}.{named[0]}: was {given[named[0]]}" if named else f"{key}: was {dict(given)}"
         yield f"{at}; reasoning-gym says: {text}"
 
 

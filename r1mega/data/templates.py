@@ -61,7 +61,7 @@ def check_template(name: str) -> list[str]:
     """The fault of a template's name, if any."""
     if name in TEMPLATES:
         return []
-    return [f"data.template is {name!r}, which is no template; {nearest(name, list(TEMPLATES))}"]
+    return [f"data.template: was {name}; must be a template, {nearest(name, list(TEMPLATES))}"]
 
 
 @cache

@@ -78,13 +78,17 @@ class Grader:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
         self._count_lock = threading.Lock()
         self._timeouts = 0
-        for _ in self._workers:
-            self._threads.submit(self._verify, ())
+        self._starts = [self._threads.submit(self._verify, ()) for _ in self._workers]
 
     @property
     def timeouts(self) -> int:
         """Answers so far that used up their time limit."""
         return self._timeouts
+
+    def wait_ready(self) -> None:
+        """Wait until the workers have started, seconds after construction. Raises `GraderError`."""
+        for start in self._starts:
+            start.result()
 
     def submit(
         self,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import final
 
 from r1mega.rewards.accuracy import Gradable
-from r1mega.rewards.worker import READY, RIGHT
+from r1mega.rewards.protocol import READY, RIGHT
 
 Claim = tuple[Gradable, str]
 """A question and the bare answer that was given to it."""

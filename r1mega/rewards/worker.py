@@ -14,8 +14,7 @@ import signal
 import sys
 
 from r1mega.rewards import accuracy, confine
-
-READY, RIGHT, WRONG = b"R", b"1", b"0"
+from r1mega.rewards.protocol import READY, RIGHT, WRONG
 
 
 def main(parent: int, limit_s: float, memory_bytes: int) -> None:

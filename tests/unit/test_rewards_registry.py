@@ -1,0 +1,58 @@
+"""Components stay apart until weighed, and wrong weights are found beforehand."""
+
+import pytest
+
+from r1mega.data.question import Question
+from r1mega.rewards import METRICS, NAMES, check_weights, combine
+from r1mega.rewards.registry import answers_in, score
+
+ENTRY = {"question": "4 + 4 =", "answer": "8"}
+EIGHT = Question("s", "4 + 4 =", "8", "chain_sum", ENTRY)
+
+
+@pytest.mark.parametrize(
+    ("text", "accuracy", "lenient", "form"),
+    [
+        ("<think> a </think> <answer> 8 </answer>", 1.0, 1.0, 1.0),
+        ("<think> a </think> <answer> 9 </answer>", 0.0, 0.0, 1.0),
+        ("<answer> 8 </answer>", 1.0, 1.0, 0.0),
+        ("it is 8", 0.0, 1.0, 0.0),
+        ("", 0.0, 0.0, 0.0),
+    ],
+)
+def test_components_are_judged_each_for_itself(text, accuracy, lenient, form):
+    expected = {"accuracy": accuracy, "accuracy_any_format": lenient, "format": form}
+    assert score(EIGHT, text) == expected
+    assert set(expected) == set(NAMES)
+
+
+def test_a_truncated_answer_earns_nothing_and_is_not_verified():
+    text = "<think> a </think> <answer> 8 </answer>"
+    assert set(score(EIGHT, text, truncated=True).values()) == {0.0}
+    assert answers_in(text, truncated=True) == set()
+    assert answers_in(text) == {"8"}
+
+
+def test_the_reward_is_the_weighed_sum():
+    components = {"accuracy": 1.0, "accuracy_any_format": 1.0, "format": 0.0}
+    assert combine(components, {"accuracy": 1.0, "format": 1.0}) == 1.0
+    assert combine(components, {"accuracy": 0.25}) == 0.25
+
+
+def test_weights_are_checked_whole():
+    assert check_weights({"accuracy": 1.0, "format": 1.0}) == []
+    assert check_weights({"accuracy": 1.0, "format": 0.0}) == []
+    (metric,) = METRICS
+    faults = check_weights({"acuracy": 1.0, metric: 1.0, "format": -1.0, "accuracy": float("nan")})
+    assert faults == [
+        "reward.weights.acuracy: was 1.0; must be a reward, did you mean accuracy?",
+        f"reward.weights.{metric}: was 1.0; must be left out, it is a metric and no reward",
+        "reward.weights.format: was -1.0; must be a number of at least 0",
+        "reward.weights.accuracy: was nan; must be a number of at least 0",
+    ]
+
+
+@pytest.mark.parametrize("weights", [{}, {"accuracy": 0.0}])
+def test_a_reward_of_nothing_is_a_fault(weights):
+    (fault,) = check_weights(weights)
+    assert fault.startswith("reward.weights: was all zero")
