@@ -96,7 +96,7 @@ class PackedAttention(torch.nn.Module):
         samples = cu_seqlens.numel() - 1
         value_size = value.shape[-1]
         # One head size for all three lets torch take its fused path; zero columns add nothing.
-        value = pad(value, (0, query.shape[-1] - value_size))
+        value = pad(value, (0, max(0, query.shape[-1] - value_size)))
         scattered = (_scatter(part, rows, samples, longest) for part in (query, key, value))
         out_NHTD = scaled_dot_product_attention(*scattered, is_causal=True, scale=self.softmax_scale)
         out_TD = out_NHTD.transpose(1, 2).flatten(0, 1)[rows][..., :value_size]
