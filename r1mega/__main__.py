@@ -41,7 +41,8 @@ def _show(arguments: list[str]) -> None:
 
     def refuse(composed: object) -> None:
         raise SystemExit(
-            f"r1mega takes overrides such as seed=1, and --help, --cfg job or --info; it got {' '.join(arguments)}"
+            "r1mega takes overrides such as seed=1, and --help, --cfg job or --info;"
+            f" it got {' '.join(arguments)}"
         )
 
     hydra.main(version_base="1.3", config_path=str(configurations()), config_name="r1mega")(refuse)()

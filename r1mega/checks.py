@@ -36,7 +36,9 @@ def check(config: Config, ranks: int | None) -> Plan:
     )
     faults += layout_faults
     if plan is not None and hf is not None:
-        faults += faults_for(plan, deepseek_v3.shape(hf), torch_attention=config.cluster.backend is Backend.cpu)
+        faults += faults_for(
+            plan, deepseek_v3.shape(hf), torch_attention=config.cluster.backend is Backend.cpu
+        )
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config)
@@ -47,8 +49,9 @@ def check(config: Config, ranks: int | None) -> Plan:
 
 def model_fields(config: Config) -> tuple[dict[str, Any] | None, list[str]]:
     """The model's HF fields, from its folder or the run; None where they are at fault."""
+    faults: list[str] = []
     if config.model.init_from is None:
-        hf, where, faults = config.model.hf, "model.hf", []
+        hf, where = config.model.hf, "model.hf"
     else:
         hf, faults = _read_folder(Path(config.model.init_from))
         where = str(Path(config.model.init_from) / "config.json")
@@ -60,7 +63,11 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
     wanted = f"model.init_from: was {folder}; "
     if not folder.is_dir():
         return {}, [wanted + "no such folder; give one with config.json, tokenizer.json and *.safetensors"]
-    faults = [wanted + f"it has no {name}" for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()]
+    faults = [
+        wanted + f"it has no {name}"
+        for name in ("config.json", "tokenizer.json")
+        if not (folder / name).is_file()
+    ]
     if not any(folder.glob("*.safetensors")):
         faults.append(wanted + "it has no *.safetensors")
     if faults:
@@ -71,7 +78,9 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [f"{folder / 'config.json'}: not JSON ({error})"]
     architectures = hf.get("architectures") or []
     if deepseek_v3.ARCHITECTURE not in architectures:
-        return {}, [wanted + f"its architectures are {architectures}; this version trains {deepseek_v3.ARCHITECTURE}"]
+        return {}, [
+            wanted + f"its architectures are {architectures}; this version trains {deepseek_v3.ARCHITECTURE}"
+        ]
     return hf, []
 
 
@@ -104,7 +113,8 @@ def _number_faults(config: Config) -> list[str]:
             faults.append(f"{key}: was {value}; must be above 0 and at most 1")
     if config.rollout.max_context_tokens <= config.rollout.max_answer_tokens:
         faults.append(
-            f"rollout.max_context_tokens: was {config.rollout.max_context_tokens}; must leave room for a prompt"
+            f"rollout.max_context_tokens: was {config.rollout.max_context_tokens};"
+            " must leave room for a prompt"
             f" beside rollout.max_answer_tokens = {config.rollout.max_answer_tokens}"
         )
     if config.train.tokens_per_microbatch < config.rollout.max_context_tokens:
@@ -121,10 +131,13 @@ def _batch_faults(config: Config) -> list[str]:
     faults = []
     if updates > 0 and samples % updates:
         faults.append(
-            f"grpo.updates_per_rollout: was {updates}; must divide prompts_per_rollout x samples_per_prompt = {samples}"
+            f"grpo.updates_per_rollout: was {updates};"
+            f" must divide prompts_per_rollout x samples_per_prompt = {samples}"
         )
     if config.grpo.samples_per_prompt == 1:
-        faults.append("grpo.samples_per_prompt: was 1; an advantage compares samples of one prompt, so at least 2")
+        faults.append(
+            "grpo.samples_per_prompt: was 1; an advantage compares samples of one prompt, so at least 2"
+        )
     return faults
 
 
@@ -160,6 +173,7 @@ def _data_faults(config: Config) -> list[str]:
         faults += corpus.check_mixture(config.pretrain.mixture) + corpus.check_corpus_tasks(tasks)
     if config.eval.questions > data.held_out_questions:
         faults.append(
-            f"eval.questions: was {config.eval.questions}; data.held_out_questions holds {data.held_out_questions}"
+            f"eval.questions: was {config.eval.questions};"
+            f" data.held_out_questions holds {data.held_out_questions}"
         )
     return faults

@@ -284,25 +284,54 @@ def compose(folder: Path, overrides: list[str]) -> Config:
     """The run that the overrides describe.
 
     Raises:
-        BadRun: an unknown key or run, a value of the wrong type, or a missing one.
+        BadRun: unknown keys or runs, values of the wrong type, missing ones; all of them.
     """
-    import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     register()
+    failures = (HydraException, OmegaConfBaseException)
     try:
-        with hydra.initialize_config_dir(str(folder), version_base="1.3"):
-            composed = hydra.compose("r1mega", overrides)
+        composed = _compose(folder, overrides)
         missing = sorted(OmegaConf.missing_keys(composed))
+        if "stage" in missing:
+            raise BadRun([f"run: must be given, as in run=cpu_zero; {_choices(folder, 'run')}"])
         if missing:
             raise BadRun([f"{key}: must be given, as in {key}=..." for key in missing])
         config = OmegaConf.to_object(composed)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise BadRun([_in_our_words(error, folder, overrides)]) from None
+    except failures as error:
+        raise BadRun(_each_fault(folder, overrides, failures) or [_first_line(error)]) from None
     assert isinstance(config, Config)
     return config
+
+
+def _compose(folder: Path, overrides: list[str]) -> Any:
+    import hydra
+
+    with hydra.initialize_config_dir(str(folder), version_base="1.3"):
+        return hydra.compose("r1mega", overrides)
+
+
+def _each_fault(folder: Path, overrides: list[str], failures: tuple[type[Exception], ...]) -> list[str]:
+    """What is wrong with each override, tried on top of the sound choices of groups."""
+    sound: list[str] = []
+    faults = []
+    for override in sorted(overrides, key=lambda one: not (folder / _key(one)).is_dir()):
+        try:
+            _compose(folder, [*sound, override])
+            sound.append(override)
+        except failures as error:
+            faults.append(f"{override}: {_first_line(error)}{_hint(_key(override), folder)}")
+    return faults
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").split("=", 1)[0]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error.__cause__ or error).splitlines()[0].rstrip(".")
 
 
 def to_yaml(config: Config) -> str:
@@ -312,32 +341,23 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def _in_our_words(error: Exception, folder: Path, overrides: list[str]) -> str:
-    """Hydra's complaint, with what the key may be."""
+def _hint(key: str, folder: Path) -> str:
+    """What stands where the key was looked for; empty where the key itself is right."""
     import difflib
-
-    cause = error.__cause__ or error
-    first = str(cause).splitlines()[0] if str(cause) else str(error)
-    for override in overrides:
-        key = override.lstrip("+~").split("=", 1)[0]
-        if f"'{key}'" in str(error) or key.rsplit(".", 1)[-1] in first:
-            return f"{override}: {first.rstrip('.')}{_suggestion(key, folder, difflib.get_close_matches)}"
-    return first
-
-
-def _suggestion(key: str, folder: Path, close: Any) -> str:
     from dataclasses import fields, is_dataclass
 
-    if key == "run":
-        return f"; runs: {', '.join(sorted(path.stem for path in (folder / 'run').glob('*.yaml')))}"
+    if (folder / key).is_dir():
+        return f"; {_choices(folder, key)}"
     section: Any = Config(stage=Stage.grpo, name="")
     *path, last = key.split(".")
     for name in path:
         section = getattr(section, name, None)
-    if not is_dataclass(section):
-        return ""
-    names = [item.name for item in fields(section)]
+    names = [item.name for item in fields(section)] if is_dataclass(section) else [last]
     if last in names:
         return ""
-    matches = close(last, names, n=1)
-    return f"; did you mean {'.'.join([*path, matches[0]])}?" if matches else f"; keys here: {', '.join(names)}"
+    close = difflib.get_close_matches(last, names, n=1)
+    return f"; did you mean {'.'.join([*path, *close])}?" if close else f"; keys here: {', '.join(names)}"
+
+
+def _choices(folder: Path, group: str) -> str:
+    return "choices: " + ", ".join(sorted(path.stem for path in (folder / group).glob("*.yaml")))

@@ -54,10 +54,16 @@ class Policy:
         self.plan = plan
         self.tokens_per_microbatch = config.train.tokens_per_microbatch
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.dtype]
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
         self.megatron_config = deepseek_v3.megatron_config(hf, **_run_fields(config, plan, self.dtype))
         self.chunks = self._build_chunks()
-        self.pieces = local_pieces((chunk.module for chunk in self.chunks), deepseek_v3.weight_table(hf), Shard.here())
+        self.pieces = local_pieces(
+            (chunk.module for chunk in self.chunks), deepseek_v3.weight_table(hf), Shard.here()
+        )
         self.source = MegatronSource(self.pieces)
         self.version = 0
 
@@ -155,7 +161,11 @@ class Policy:
         )
 
     def update(
-        self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]], loss: TokenLoss, mtp_loss_weight: float
+        self,
+        samples: Sequence[Sample],
+        values: Mapping[str, Sequence[Tensor]],
+        loss: TokenLoss,
+        mtp_loss_weight: float,
     ) -> dict[str, float]:
         """One optimizer step on the samples; moves the router's bias too.
 
@@ -175,7 +185,11 @@ class Policy:
         return metrics | {"grad_norm": float(grad_norm), "lr": lr}
 
     def backward(
-        self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]], loss: TokenLoss, mtp_loss_weight: float
+        self,
+        samples: Sequence[Sample],
+        values: Mapping[str, Sequence[Tensor]],
+        loss: TokenLoss,
+        mtp_loss_weight: float,
     ) -> dict[str, float]:
         """The gradients of the loss, summed over all ranks, into Megatron's buffers; see `update`."""
         self.megatron_config.mtp_loss_scaling_factor = mtp_loss_weight
@@ -235,12 +249,17 @@ class Policy:
         dist.broadcast(sums, src=last, group=group)
         return dict(zip(names[0], sums.tolist(), strict=True))
 
-    def _whole_scores(self, samples: Sequence[Sample], rows: Sequence[Row], outputs: list[Tensor]) -> list[Tensor]:
+    def _whole_scores(
+        self, samples: Sequence[Sample], rows: Sequence[Row], outputs: list[Tensor]
+    ) -> list[Tensor]:
         lengths = [sample.answer_tokens for sample in samples]
         flat = torch.zeros(sum(lengths), device=self.device)
         views = flat.split(lengths)
         # Tensor-parallel ranks hold the same scores; one of them counts.
-        if parallel_state.get_tensor_model_parallel_rank() == 0 and parallel_state.get_context_parallel_rank() == 0:
+        if (
+            parallel_state.get_tensor_model_parallel_rank() == 0
+            and parallel_state.get_context_parallel_rank() == 0
+        ):
             for row, logps_T in zip(rows, outputs, strict=bool(outputs)):
                 for index, (start, stop) in zip(row.samples, row.spans, strict=True):
                     views[index].copy_(logps_T[start:stop])
@@ -289,7 +308,9 @@ def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: Distribu
     return token_losses_1T, partial(loss, row)
 
 
-def _scaled_loss(loss: TokenLoss, scale: int, row: Row, token_losses_1T: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _scaled_loss(
+    loss: TokenLoss, scale: int, row: Row, token_losses_1T: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
     value, metrics = loss(-token_losses_1T[0], row.values_T)
     return value * scale, metrics
 

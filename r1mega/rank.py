@@ -22,7 +22,9 @@ def run_rank(config: Config, plan: Plan) -> int:
     from r1mega.parallel.groups import close_groups, open_groups
 
     torch.set_num_threads(config.cluster.threads_per_rank)
-    open_groups(plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s)
+    open_groups(
+        plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s
+    )
     from r1mega.rollout.engines import EngineError
     from r1mega.weights.proof import HandoverError
 
@@ -38,8 +40,10 @@ def run_rank(config: Config, plan: Plan) -> int:
 
 
 def _prepare_process(config: Config) -> None:
-    # Megatron says at import which optional parts are absent; the run's folder records versions.
-    warnings.filterwarnings("ignore", category=UserWarning, module=r"megatron\\..*")
+    # What Megatron and torch warn of (optional parts that are absent, names to come) is nothing a user
+    # of the run can act on; the run's folder records the versions.
+    for module in ("megatron", "torch"):
+        warnings.filterwarnings("ignore", module=rf"{module}\..*")
     os.environ.setdefault("OMP_NUM_THREADS", str(config.cluster.threads_per_rank))
     signal.signal(signal.SIGTERM, _leave)
     if "R1MEGA_LAUNCHED" in os.environ:

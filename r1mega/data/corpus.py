@@ -186,7 +186,5 @@ def check_corpus_tasks(tasks: Sequence[tuple[Any, ...]]) -> list[str]:
         if name != TASK:
             faults.append(f"data.tasks[{i}].name: was {name}; must be {TASK} to pre-train a base")
         elif parameters.get("min_terms", 2) == 1:
-            faults.append(
-                f"data.tasks[{i}].parameters.min_terms: was 1; must be at least 2 to pre-train"
-            )
+            faults.append(f"data.tasks[{i}].parameters.min_terms: was 1; must be at least 2 to pre-train")
     return faults

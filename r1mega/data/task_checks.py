@@ -54,9 +54,7 @@ def _parameter_faults(key: str, schema: type, given: Mapping[str, Any]) -> Itera
     yield from faults or _validation_faults(key, schema, given)
 
 
-def _name_or_type(
-    key: str, name: str, value: Any, known: Mapping[str, Field[Any]]
-) -> Iterator[str]:
+def _name_or_type(key: str, name: str, value: Any, known: Mapping[str, Field[Any]]) -> Iterator[str]:
     if name in _OURS:
         yield f"{key}.{name}: was {value}; must be left out, use {_OURS[name]}"
     elif name not in known:
@@ -95,6 +93,4 @@ def _validation_faults(key: str, schema: type, given: Mapping[str, Any]) -> Iter
 
 
 def _a(type_name: str) -> str:
-    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(
-        type_name, "a text"
-    )
+    return {"int": "a whole number", "float": "a number", "bool": "true or false"}.get(type_name, "a text")

@@ -51,9 +51,7 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
 def render(name: str, question: str) -> str:
     """The prompt that asks `question` under the named template."""
     return str(
-        _compiled(name).render(
-            messages=[{"role": "user", "content": question}], add_generation_prompt=True
-        )
+        _compiled(name).render(messages=[{"role": "user", "content": question}], add_generation_prompt=True)
     )
 
 

@@ -10,9 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def mismatch(
-    trainer_logps_T: Float[Tensor, " T"], sampler_logps_T: Float[Tensor, " T"]
-) -> dict[str, float]:
+def mismatch(trainer_logps_T: Float[Tensor, " T"], sampler_logps_T: Float[Tensor, " T"]) -> dict[str, float]:
     """Compare the log-probs, in nats, that both sides give to T sampled tokens.
 
     Returns `mean_abs_dlogp`, `max_abs_dlogp` and `k1`: the mean of sampler - trainer, which is the

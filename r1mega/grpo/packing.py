@@ -37,9 +37,7 @@ def pack(
     """
     capacity = _capacity(lengths, tokens_per_microbatch, ranks, multiple_of)
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    packed = [
-        _best_fit(share, lengths, capacity) for share in _spread(longest_first, lengths, ranks)
-    ]
+    packed = [_best_fit(share, lengths, capacity) for share in _spread(longest_first, lengths, ranks)]
     rows = max(1, *(len(rank) for rank in packed))
     return [_open_rows(rank, rows, lengths) for rank in packed]
 

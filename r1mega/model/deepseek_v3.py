@@ -58,13 +58,40 @@ DEFAULTS: dict[str, Any] = {
     "attention_bias": False,
     "tie_word_embeddings": False,
 }
-FIXED = ("topk_method", "scoring_func", "moe_layer_freq", "hidden_act", "attention_bias", "tie_word_embeddings")
+FIXED = (
+    "topk_method",
+    "scoring_func",
+    "moe_layer_freq",
+    "hidden_act",
+    "attention_bias",
+    "tie_word_embeddings",
+)
 # Fields of a published config.json that say nothing about the computation.
 IGNORED = frozenset(
-    "architectures attention_dropout auto_map bos_token_id eos_token_id pad_token_id ep_size head_dim"
-    " model_type num_key_value_heads pretraining_tp quantization_config seq_aux torch_dtype dtype"
-    " transformers_version use_cache qk_head_dim rope_parameters rope_interleave output_router_logits"
-    " router_aux_loss_coef".split()
+    {
+        "architectures",
+        "attention_dropout",
+        "auto_map",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "ep_size",
+        "head_dim",
+        "model_type",
+        "num_key_value_heads",
+        "pretraining_tp",
+        "quantization_config",
+        "seq_aux",
+        "torch_dtype",
+        "dtype",
+        "transformers_version",
+        "use_cache",
+        "qk_head_dim",
+        "rope_parameters",
+        "rope_interleave",
+        "output_router_logits",
+        "router_aux_loss_coef",
+    }
 )
 
 
@@ -82,7 +109,9 @@ def read(hf: dict[str, Any]) -> dict[str, Any]:
 def faults(hf: dict[str, Any], where: str = "model.hf") -> list[str]:
     """What is wrong with the HF fields, all at once; empty where nothing is."""
     found = [
-        f"{where}.{name}: missing; a {kind.__name__} is needed" for name, kind in REQUIRED.items() if name not in hf
+        f"{where}.{name}: missing; a {kind.__name__} is needed"
+        for name, kind in REQUIRED.items()
+        if name not in hf
     ]
     found += [
         f"{where}.{name}: was {hf[name]!r}; must be a positive {kind.__name__}"
@@ -112,7 +141,8 @@ def _cross_faults(hf: dict[str, Any], where: str) -> list[str]:
         )
     elif hf["num_experts_per_tok"] > hf["topk_group"] * (experts // groups):
         found.append(
-            f"{where}.num_experts_per_tok: was {hf['num_experts_per_tok']}; the topk_group = {hf['topk_group']}"
+            f"{where}.num_experts_per_tok: was {hf['num_experts_per_tok']};"
+            f" the topk_group = {hf['topk_group']}"
             f" groups of {experts // groups} experts hold fewer"
         )
     if not hf["norm_topk_prob"] and hf["num_experts_per_tok"] > 1:
@@ -263,7 +293,10 @@ def weight_table(hf: dict[str, Any]) -> list[Row]:
         (attention + "linear_q_up_proj.layer_norm_weight", ["self_attn.q_a_layernorm.weight"]),
         (attention + "linear_kv_up_proj.layer_norm_weight", ["self_attn.kv_a_layernorm.weight"]),
         ("mlp.linear_fc1.layer_norm_weight", ["post_attention_layernorm.weight"]),
-        (experts + "linear_fc1.weight{e}", [experts + "{e}.gate_proj.weight", experts + "{e}.up_proj.weight"]),
+        (
+            experts + "linear_fc1.weight{e}",
+            [experts + "{e}.gate_proj.weight", experts + "{e}.up_proj.weight"],
+        ),
         (experts + "linear_fc2.weight{e}", [experts + "{e}.down_proj.weight"]),
     ]
     mtp_rows = [
@@ -275,11 +308,19 @@ def weight_table(hf: dict[str, Any]) -> list[Row]:
     ]
     return [
         Row("embedding.word_embeddings.weight", ("model.embed_tokens.weight",)),
-        *[Row("decoder.layers.{l}." + ours, tuple("model.layers.{l}." + name for name in theirs)) for ours, theirs in layer_rows],
+        *[
+            Row("decoder.layers.{l}." + ours, tuple("model.layers.{l}." + name for name in theirs))
+            for ours, theirs in layer_rows
+        ],
         Row("decoder.final_layernorm.weight", ("model.norm.weight",)),
         Row("output_layer.weight", ("lm_head.weight",)),
         *[
-            Row("mtp.layers.{m}." + ours, tuple("model.layers.{m}." + name for name in theirs), Served.draft, layers)
+            Row(
+                "mtp.layers.{m}." + ours,
+                tuple("model.layers.{m}." + name for name in theirs),
+                Served.draft,
+                layers,
+            )
             for ours, theirs in mtp_rows
         ],
     ]

@@ -98,7 +98,8 @@ def make_row(
             max_seqlen_kv=longest,
         ),
         values_T={
-            name: _spread([of[i] for i in indices], spans, total + padding, device) for name, of in values.items()
+            name: _spread([of[i] for i in indices], spans, total + padding, device)
+            for name, of in values.items()
         },
     )
 

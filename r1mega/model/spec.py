@@ -87,7 +87,7 @@ _TORCH_LAYERS = {WrappedTorchNorm: RMSNorm, DotProductAttention: PackedAttention
 
 
 def _in_torch(spec: Any) -> Any:
-    """The spec with Megatron's torch norm, attention and down-projections replaced by ours, wherever they stand."""
+    """The spec with Megatron's torch norm, attention and down-projections replaced by ours."""
     if isinstance(spec, list):
         return [_in_torch(part) for part in spec]
     if is_dataclass(spec) and not isinstance(spec, type):

@@ -49,9 +49,9 @@ class ReplicatedLinear(torch.nn.Linear):
             init_method(self.weight)
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
 
-    def forward(self, input: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def forward(self, hidden: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """The product, and the bias that Megatron's linears may leave for later: none."""
-        return super().forward(input), None
+        return super().forward(hidden), None
 
 
 class PackedAttention(torch.nn.Module):
@@ -97,8 +97,8 @@ class PackedAttention(torch.nn.Module):
         value_size = value.shape[-1]
         # One head size for all three lets torch take its fused path; zero columns add nothing.
         value = pad(value, (0, max(0, query.shape[-1] - value_size)))
-        scattered = (_scatter(part, rows, samples, longest) for part in (query, key, value))
-        out_NHTD = scaled_dot_product_attention(*scattered, is_causal=True, scale=self.softmax_scale)
+        query, key, value = (_scatter(part, rows, samples, longest) for part in (query, key, value))
+        out_NHTD = scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.softmax_scale)
         out_TD = out_NHTD.transpose(1, 2).flatten(0, 1)[rows][..., :value_size]
         return out_TD.flatten(1)
 

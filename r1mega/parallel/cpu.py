@@ -166,8 +166,6 @@ def _correct_megatron() -> None:
     token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_to_numpy
 
 
-def _split_sizes_to_numpy(
-    tensor: Any, as_numpy: bool = False, record_stream: bool = False
-) -> Any:
+def _split_sizes_to_numpy(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     """Megatron converts split sizes only where they lie on a GPU; gloo wants plain integers too."""
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor

@@ -84,16 +84,20 @@ def make_plan(
     etp = etp if etp is not None else (tp if ep == 1 else 1)
     rest = tp * pp * cp
     if ranks is not None and ranks % rest:
-        return None, [f"parallel: tp {tp} x pp {pp} x cp {cp} = {rest} does not divide the {ranks} ranks started"]
+        return None, [
+            f"parallel: tp {tp} x pp {pp} x cp {cp} = {rest} does not divide the {ranks} ranks started"
+        ]
     if dp is None:
         dp = ranks // rest if ranks is not None else lcm(tp * cp, etp * ep) // (tp * cp)
     if ranks is not None and dp * rest != ranks:
         return None, [
-            f"parallel.dp: was {dp}; tp {tp} x pp {pp} x cp {cp} x dp {dp} = {rest * dp}, but {ranks} ranks were started"
+            f"parallel.dp: was {dp}; tp {tp} x pp {pp} x cp {cp} x dp {dp} = {rest * dp},"
+            f" but {ranks} ranks were started"
         ]
     if (tp * cp * dp) % (etp * ep):
         return None, [
-            f"parallel: etp {etp} x ep {ep} = {etp * ep} must divide tp {tp} x cp {cp} x dp {dp} = {tp * cp * dp};"
+            f"parallel: etp {etp} x ep {ep} = {etp * ep} must divide"
+            f" tp {tp} x cp {cp} x dp {dp} = {tp * cp * dp};"
             f" raise parallel.dp or lower parallel.ep"
         ]
     return Plan(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp, dp=dp), []

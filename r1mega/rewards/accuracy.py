@@ -63,9 +63,7 @@ def _by_task(question: Gradable, given: str) -> bool:
     if key not in _tasks:
         import reasoning_gym
 
-        _tasks[key] = reasoning_gym.create_dataset(
-            question.task, **question.parameters, seed=0, size=1
-        )
+        _tasks[key] = reasoning_gym.create_dataset(question.task, **question.parameters, seed=0, size=1)
     return bool(_tasks[key].score_answer(given, question.entry) >= 1.0)
 
 

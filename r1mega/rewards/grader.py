@@ -56,19 +56,14 @@ class Grading:
         def verified(question: Gradable, given: str | None) -> bool:
             return (question.id, given) in right
 
-        return [
-            score(question, text, truncated, verified)
-            for question, text, truncated in self._samples
-        ]
+        return [score(question, text, truncated, verified) for question, text, truncated in self._samples]
 
 
 @final
 class Grader:
     """A few workers and the threads that feed them; a context manager."""
 
-    def __init__(
-        self, workers: int, time_limit_s: float, memory_bytes: int = _MEMORY_BYTES
-    ) -> None:
+    def __init__(self, workers: int, time_limit_s: float, memory_bytes: int = _MEMORY_BYTES) -> None:
         """`time_limit_s` is processor time an answer, `memory_bytes` address space a worker."""
         self._workers = [WorkerProcess(time_limit_s, memory_bytes) for _ in range(workers)]
         self._idle: queue.SimpleQueue[WorkerProcess] = queue.SimpleQueue()

@@ -61,18 +61,14 @@ def check_weights(weights: Mapping[str, float]) -> list[str]:
     """Every fault of `reward.weights`."""
     faults = [fault for name, weight in weights.items() for fault in _faults(name, weight)]
     if not any(weights.values()):
-        faults.append(
-            "reward.weights: was all zero; must weigh a reward, or no answer could earn any"
-        )
+        faults.append("reward.weights: was all zero; must weigh a reward, or no answer could earn any")
     return faults
 
 
 def _faults(name: str, weight: float) -> list[str]:
     rewards = sorted(set(NAMES) - METRICS)
     if name in METRICS:
-        return [
-            f"reward.weights.{name}: was {weight}; must be left out, it is a metric and no reward"
-        ]
+        return [f"reward.weights.{name}: was {weight}; must be left out, it is a metric and no reward"]
     if name not in NAMES:
         close = get_close_matches(name, rewards, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it may be {', '.join(rewards)}"

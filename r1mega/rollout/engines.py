@@ -41,7 +41,9 @@ class Engine:
         self.log = settings.log
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
-        self.process = context.Process(target=main, args=(theirs, settings), daemon=True, name=f"engine-{number}")
+        self.process = context.Process(
+            target=main, args=(theirs, settings), daemon=True, name=f"engine-{number}"
+        )
         self.process.start()
         theirs.close()
 
@@ -60,7 +62,9 @@ class Engine:
         """
         try:
             if not self.pipe.poll(timeout_s):
-                raise EngineError(f"engine {self.number} did not answer within {timeout_s:.0f} s; its log: {self.log}")
+                raise EngineError(
+                    f"engine {self.number} did not answer within {timeout_s:.0f} s; its log: {self.log}"
+                )
             outcome, result = self.pipe.recv()
         except (EOFError, ConnectionResetError) as error:
             raise self._gone() from error
@@ -75,7 +79,9 @@ class Engine:
 
     def _gone(self) -> EngineError:
         self.process.join(timeout=5)
-        return EngineError(f"engine {self.number} died (exit code {self.process.exitcode}); its log: {self.log}")
+        return EngineError(
+            f"engine {self.number} died (exit code {self.process.exitcode}); its log: {self.log}"
+        )
 
     def close(self) -> None:
         """End the process."""
@@ -98,7 +104,9 @@ class Engines:
         self.start_timeout_s = start_timeout_s
         rank, ranks = dist.get_rank(), dist.get_world_size()
         self.own = [
-            Engine(number, _for_replica(settings, number)) for number in range(replicas) if number % ranks == rank
+            Engine(number, _for_replica(settings, number))
+            for number in range(replicas)
+            if number % ranks == rank
         ]
 
     def wait(self) -> None:
@@ -111,7 +119,13 @@ class Engines:
         self._together(lambda engine: engine.receive(max(0.0, deadline - time.monotonic())))
 
     def submit(
-        self, requests: Sequence[Request], *, temperature: float, top_p: float, max_answer_tokens: int, stop_token: int
+        self,
+        requests: Sequence[Request],
+        *,
+        temperature: float,
+        top_p: float,
+        max_answer_tokens: int,
+        stop_token: int,
     ) -> Ticket:
         """Begin to sample one answer a request, each until its `stop_token` or the limit."""
         for engine in self.own:

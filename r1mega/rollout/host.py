@@ -105,7 +105,7 @@ def _set_environment(settings: EngineSettings) -> None:
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_OMP_THREADS_BIND": cores,
         "OMP_NUM_THREADS": str(len(settings.cores)),
-        # The CPU's latent-attention kernel is compiled for one size only; without it the numbers are the same.
+        # The CPU's latent-attention kernel is compiled for one size only; the numbers are the same without.
         "VLLM_MLA_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(-(-settings.kv_cache_bytes // 1024**3)),
         "VLLM_NO_USAGE_STATS": "1",
@@ -135,10 +135,10 @@ class _Engine:
             max_model_len=settings.max_context_tokens,
             max_num_seqs=settings.concurrent_sequences,
             kv_cache_memory_bytes=settings.kv_cache_bytes,
-            # A group's samples share what their prompt's blocks hold; small blocks let short prompts share too.
+            # A group's samples share the whole blocks of their prompt; small blocks let short prompts share.
             enable_prefix_caching=True,
             block_size=32,
-            # vLLM rewinds a seeded request's generator after a partial prefill, which CPU generators cannot do.
+            # vLLM rewinds a seeded request's generator after a partial prefill; CPU generators cannot.
             enable_chunked_prefill=False,
             max_num_batched_tokens=max(settings.max_context_tokens, 8192),
             enforce_eager=True,
@@ -171,7 +171,12 @@ class _Engine:
         return self.llm.collective_rpc("weight_receipt")
 
     def generate(
-        self, requests: list[Request], temperature: float, top_p: float, max_answer_tokens: int, stop_token: int
+        self,
+        requests: list[Request],
+        temperature: float,
+        top_p: float,
+        max_answer_tokens: int,
+        stop_token: int,
     ) -> list[Completion]:
         """Sample all requests; they are queued in the order given before the engine moves."""
         from vllm import SamplingParams
@@ -210,6 +215,11 @@ class _Engine:
         sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False)
         outputs = self.llm.generate([{"prompt_token_ids": text} for text in texts], sampling, use_tqdm=False)
         return [
-            np.array([entry[token].logprob for entry, token in zip(output.prompt_logprobs[1:], text[1:], strict=True)])
+            np.array(
+                [
+                    entry[token].logprob
+                    for entry, token in zip(output.prompt_logprobs[1:], text[1:], strict=True)
+                ]
+            )
             for output, text in zip(outputs, texts, strict=True)
         ]

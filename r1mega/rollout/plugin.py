@@ -24,7 +24,9 @@ def register() -> None:
     # With oneDNN a linear's weight moves into a private handle at load, and later weights never get there.
     _custom_ops._supports_onednn = False
     if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, "r1mega.rollout.shared_memory_engine", "SharedMemoryEngine")
+        WeightTransferEngineFactory.register_engine(
+            BACKEND, "r1mega.rollout.shared_memory_engine", "SharedMemoryEngine"
+        )
 
 
 class WorkerExtension:

@@ -50,7 +50,9 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     supports_draft_weight_update = False
 
     def init_transfer_engine(self, init_info: InitInfo) -> None:
-        metas = [TensorMeta(name, getattr(torch, dtype), tuple(shape)) for name, dtype, shape in init_info.tensors]
+        metas = [
+            TensorMeta(name, getattr(torch, dtype), tuple(shape)) for name, dtype, shape in init_info.tensors
+        ]
         self.tensors = map_tensors(init_info.path, metas)
         self.places = [_place(fields) for fields in init_info.places]
         self.version = -1
@@ -69,7 +71,9 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def receive_weights(self, update_info: UpdateInfo) -> None:
         wanted = update_info.names or list(self.tensors)
         self.loaded |= self.model.load_weights((name, self.tensors[name]) for name in wanted)
-        self.checksums |= receipt_of(self.tensors, [place for place in self.places if place.name in set(wanted)])
+        self.checksums |= receipt_of(
+            self.tensors, [place for place in self.places if place.name in set(wanted)]
+        )
         self.version = update_info.version
 
     def finish_weight_update(self) -> None:
@@ -79,7 +83,11 @@ class SharedMemoryEngine(WeightTransferEngine[InitInfo, UpdateInfo]):
     def receipt(self) -> dict[str, Any]:
         """The version held, a checksum a place, and the parameters that no weight has reached."""
         parameters = {name for name, _ in self.model.named_parameters()}
-        return {"version": self.version, "checksums": self.checksums, "not_loaded": sorted(parameters - self.loaded)}
+        return {
+            "version": self.version,
+            "checksums": self.checksums,
+            "not_loaded": sorted(parameters - self.loaded),
+        }
 
     def shutdown(self) -> None:
         self.tensors = {}
@@ -101,4 +109,8 @@ def _unpack(layer: Any, expert_size: int) -> None:
 
 
 def _place(fields: dict[str, Any]) -> Place:
-    return Place(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    """A place that went through JSON-like values, where tuples become lists."""
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return Place(**values)

@@ -94,7 +94,8 @@ def evaluate(
             [parts["accuracy_any_format"] for parts in components], plan.samples_per_question
         ),
         cons_at_k=[
-            _consensus(batch.texts[first : first + plan.samples_per_question], components[first:]) for first in firsts
+            _consensus(batch.texts[first : first + plan.samples_per_question], components[first:])
+            for first in firsts
         ],
     )
 

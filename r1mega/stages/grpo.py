@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from r1mega.config import Config, GrpoConfig
+from r1mega.data.question import Question
 from r1mega.data.stream import QuestionStream
 from r1mega.grpo.advantage import group_advantages
 from r1mega.grpo.loss import grpo_loss, sample_weights
@@ -28,6 +29,7 @@ from r1mega.grpo.mismatch import mismatch
 from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
 from r1mega.rewards.grader import Grader
+from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
 from r1mega.stages.evaluate import Rates, evaluate, size
 from r1mega.stages.handover import Handover
@@ -74,7 +76,7 @@ def train(
     config: Config,
     text: Text,
     policy: Policy,
-    engines: sampling.Engines,
+    engines: Engines,
     grader: Grader,
     handover: Handover,
     recorder: Recorder,
@@ -104,7 +106,9 @@ def train(
         values = _token_values(batch, old_logps, ref_logps, advantages_PG)
         with timing("update_actor"):
             learning = []
-            for minibatch in split(len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=rollout):
+            for minibatch in split(
+                len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=rollout
+            ):
                 learning.append(_update(policy, grpo, batch, values, minibatch))
                 updates += 1
                 if updates % grpo.reference_refresh_updates == 0:
@@ -135,7 +139,7 @@ def train(
 
 
 def _sample(
-    config: Config, text: Text, engines: sampling.Engines, questions: list[sampling.Question], rollout: int
+    config: Config, text: Text, engines: Engines, questions: list[Question], rollout: int
 ) -> sampling.Batch:
     ticket, requests = sampling.submit(
         engines,
@@ -163,17 +167,25 @@ def _token_values(
 
 
 def _update(
-    policy: Policy, grpo: GrpoConfig, batch: sampling.Batch, values: Mapping[str, list[Tensor]], minibatch: list[int]
+    policy: Policy,
+    grpo: GrpoConfig,
+    batch: sampling.Batch,
+    values: Mapping[str, list[Tensor]],
+    minibatch: list[int],
 ) -> dict[str, float]:
     samples = [batch.samples[i] for i in minibatch]
     lengths = [sample.answer_tokens for sample in samples]
     chosen = {name: [of[i] for i in minibatch] for name, of in values.items()}
-    chosen["weights"] = [weight.expand(tokens) for weight, tokens in zip(sample_weights(lengths), lengths, strict=True)]
+    chosen["weights"] = [
+        weight.expand(tokens) for weight, tokens in zip(sample_weights(lengths), lengths, strict=True)
+    ]
     # The draft layers learn in pre-training only; here they stay as they are.
     return policy.update(samples, chosen, partial(token_loss, grpo), mtp_loss_weight=0.0)
 
 
-def token_loss(grpo: GrpoConfig, logps_T: Tensor, values_T: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+def token_loss(
+    grpo: GrpoConfig, logps_T: Tensor, values_T: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
     """GRPO's loss of a row, as `Policy.update` takes it."""
     return grpo_loss(
         logps_T,
@@ -187,7 +199,9 @@ def token_loss(grpo: GrpoConfig, logps_T: Tensor, values_T: Mapping[str, Tensor]
 
 
 def _means(learning: list[dict[str, float]]) -> dict[str, float]:
-    return {f"actor/{name}": sum(figures[name] for figures in learning) / len(learning) for name in learning[0]}
+    return {
+        f"actor/{name}": sum(figures[name] for figures in learning) / len(learning) for name in learning[0]
+    }
 
 
 def _compared(base: Rates, final: Rates) -> dict[str, object]:

@@ -60,7 +60,9 @@ class Handover:
     def _send(self) -> tuple[dict[int, list[dict[str, Any]]], Sent]:
         checksums: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(checksums, self.sender.write())
-        sent = Sent(self.policy.version, {place: value for part in checksums for place, value in part.items()})
+        sent = Sent(
+            self.policy.version, {place: value for part in checksums for place, value in part.items()}
+        )
         return self.engines.update_weights({"version": self.policy.version}), sent
 
     def _prove(self, receipts: dict[int, list[dict[str, Any]]], sent: Sent) -> float:
@@ -72,7 +74,8 @@ class Handover:
         ]
         ours = [logps.numpy() for logps in self.policy.score([Sample(text, 1) for text in self.probe], 1.0)]
         differences = {
-            engine: largest_difference(ours, theirs) for engine, theirs in self.engines.score(self.probe).items()
+            engine: largest_difference(ours, theirs)
+            for engine, theirs in self.engines.score(self.probe).items()
         }
         faults += [
             f"engine {engine} scores the probe otherwise than the trainer: max |dlogp| {difference:.2e},"
@@ -82,7 +85,8 @@ class Handover:
         ]
         if faults:
             raise HandoverError(
-                f"the hand-over of policy version {self.policy.version} is not proven:\n  " + "\n  ".join(faults)
+                f"the hand-over of policy version {self.policy.version} is not proven:\n  "
+                + "\n  ".join(faults)
             )
         return max(differences.values())
 

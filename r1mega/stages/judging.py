@@ -18,7 +18,9 @@ Components = list[dict[str, float]]
 """Of each answer, its reward components by name."""
 
 # The words that DeepSeek-R1 (arXiv 2501.12948) counts to watch reflection grow.
-_REFLECTION = re.compile(r"\b(wait|mistake|however|but|retry|error|verify|wrong|evaluate|check)\b", re.IGNORECASE)
+_REFLECTION = re.compile(
+    r"\b(wait|mistake|however|but|retry|error|verify|wrong|evaluate|check)\b", re.IGNORECASE
+)
 
 
 def submit(grader: Grader, batch: Batch) -> Grading:
@@ -45,6 +47,8 @@ def rewards(components: Components, weights: Mapping[str, float], samples_per_qu
 
 def figures(components: Components, rewards_PG: Tensor, texts: Sequence[str]) -> dict[str, float]:
     """Mean of each component and of the reward, and how many answers reflect."""
-    means = {f"reward/{name}": sum(parts[name] for parts in components) / len(components) for name in components[0]}
+    means = {
+        f"reward/{name}": sum(parts[name] for parts in components) / len(components) for name in components[0]
+    }
     reflecting = sum(bool(_REFLECTION.search(text)) for text in texts) / len(texts)
     return means | {"critic/score/mean": rewards_PG.mean().item(), "emergence/reflection_rate": reflecting}

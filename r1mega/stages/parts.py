@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from r1mega.checks import model_fields
-from r1mega.config import Config
+from r1mega.config import BadRun, Config
 from r1mega.data import prompts, tasks, templates, tokenizer
 from r1mega.data.corpus import lexicon
 from r1mega.data.question import Question, Questions
@@ -78,7 +78,10 @@ def load_text(config: Config, questions: Questions) -> Text:
 def _end_token(folder: Path, loaded: tokenizers.Tokenizer) -> int:
     named: Any = json.loads((folder / "tokenizer_config.json").read_text())["eos_token"]
     token = named["content"] if isinstance(named, dict) else named
-    return int(loaded.token_to_id(token))
+    number = loaded.token_to_id(token)
+    if number is None:
+        raise BadRun([f"{folder}: its tokenizer has no end token {token!r}"])
+    return int(number)
 
 
 def load_model_fields(config: Config) -> dict[str, Any]:

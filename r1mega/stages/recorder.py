@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from r1mega.config import Config, Stage, to_yaml
+from r1mega.config import Config, Stage
 from r1mega.stages.finished import config_hash, prepare_folder
 from r1mega.stages.judging import Components
 from r1mega.stages.sampling import Batch

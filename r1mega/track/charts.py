@@ -197,9 +197,7 @@ def _decades(values: Sequence[float], limit: float | None) -> tuple[float, float
     return 10.0**low, 10.0**high
 
 
-def _steps(
-    xs: Sequence[float], table: Sequence[Sequence[float]]
-) -> tuple[list[float], list[list[float]]]:
+def _steps(xs: Sequence[float], table: Sequence[Sequence[float]]) -> tuple[list[float], list[list[float]]]:
     """Edges of the bars around `xs`, and each bar's values with the last repeated to close it."""
     edges = [*(x - 0.5 for x in xs), xs[-1] + 0.5]
     return edges, [[*values, values[-1]] for values in table]

@@ -65,9 +65,7 @@ class Progress:
     def _measure(self, done: int) -> None:
         now = self._now()
         pace = (now - self._since) / max(1, done - self._done)
-        self._pace_s = (
-            pace if self._pace_s is None else SMOOTHING * pace + (1 - SMOOTHING) * self._pace_s
-        )
+        self._pace_s = pace if self._pace_s is None else SMOOTHING * pace + (1 - SMOOTHING) * self._pace_s
         self._since, self._done = now, done
 
     def _bold(self, text: str) -> str:
@@ -77,8 +75,4 @@ class Progress:
 
 def columns(row: Mapping[str, Any]) -> list[str]:
     """The row's known figures as text; one that is not finite says so instead of vanishing."""
-    return [
-        form.format(math.nan if row[key] is None else row[key])
-        for key, form in COLUMNS
-        if key in row
-    ]
+    return [form.format(math.nan if row[key] is None else row[key]) for key, form in COLUMNS if key in row]

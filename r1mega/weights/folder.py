@@ -55,7 +55,7 @@ def _files_by_name(folder: Path) -> dict[str, Path]:
     index = folder / INDEX
     if index.exists():
         return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    found = {}
+    found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, "pt") as store:
             found |= dict.fromkeys(store.keys(), file)

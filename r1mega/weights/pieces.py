@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,8 +110,8 @@ def _global_name(name: str, chunk: torch.nn.Module, shard: Shard) -> str:
     """The name with layers and experts counted over the whole model."""
     parts = name.split(".")
     if parts[:2] == ["decoder", "layers"]:
-        layer = chunk.decoder.layers[int(parts[2])]  # type: ignore[union-attr,index,operator]
-        parts[2] = str(layer.layer_number - 1)
+        layers: Any = chunk.decoder.layers  # type: ignore[union-attr]
+        parts[2] = str(layers[int(parts[2])].layer_number - 1)
     if "experts" in parts:
         _count_expert(parts, chunk, shard)
     return ".".join(parts)

@@ -37,7 +37,9 @@ def check_receipt(sent: Sent, receipt: Mapping[str, Any], engine: str) -> list[s
     if receipt["version"] != sent.version:
         faults.append(f"{engine} holds version {receipt['version']}; the policy is at {sent.version}")
     faults += [f"{engine} never received {place}" for place in sent.checksums if place not in got]
-    faults += [f"{engine} received {place}, which was not sent" for place in got if place not in sent.checksums]
+    faults += [
+        f"{engine} received {place}, which was not sent" for place in got if place not in sent.checksums
+    ]
     faults += [
         f"{engine} received other bytes of {place} than were sent"
         for place, checksum in sent.checksums.items()

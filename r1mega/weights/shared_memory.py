@@ -47,7 +47,9 @@ class SharedMemorySender:
         """What vLLM's `init_weight_transfer_engine` is told."""
         return {
             "path": self.path,
-            "tensors": [[meta.name, str(meta.dtype).removeprefix("torch."), list(meta.shape)] for meta in self.metas],
+            "tensors": [
+                [meta.name, str(meta.dtype).removeprefix("torch."), list(meta.shape)] for meta in self.metas
+            ],
             "places": [asdict(place) for place in self.places],
         }
 
@@ -65,7 +67,7 @@ class SharedMemorySender:
 
 def checksum(tensor: Tensor) -> int:
     """The 64-bit xxHash of a tensor's bytes, in row-major order."""
-    return xxhash.xxh3_64_intdigest(tensor.contiguous().view(torch.uint8).numpy())
+    return xxhash.xxh3_64_intdigest(tensor.contiguous().view(torch.uint8).numpy().data)
 
 
 def receipt_of(tensors: dict[str, Tensor], places: Sequence[Place]) -> Receipt:

@@ -49,7 +49,10 @@ class Row:
         match = self._pattern.match(megatron)
         if match is None:
             return None
-        index = {key: int(value) + (self.first_layer if key == "m" else 0) for key, value in match.groupdict().items()}
+        index = {
+            key: int(value) + (self.first_layer if key == "m" else 0)
+            for key, value in match.groupdict().items()
+        }
         return [name.format(**index) for name in self.hf]
 
 
