@@ -30,7 +30,9 @@ PLATFORM = "x86_64-manylinux_2_31"  # vLLM's wheels ask for glibc 2.31: Debian 1
 FIRST_IMPORT = """
 import torch
 assert torch.version.cuda is None, f"torch {torch.__version__} is a CUDA build"
-import math_verify, matplotlib.pyplot, reasoning_gym, transformers, wandb
+import math_verify, matplotlib.pyplot, transformers, wandb
+import r1mega.gym
+r1mega.gym.load()
 import megatron.core.dist_checkpointing, megatron.core.models.gpt, megatron.core.optimizer
 import vllm.v1.engine.llm_engine, vllm.v1.worker.cpu_worker, vllm.v1.worker.cpu_model_runner
 """

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
+from r1mega import gym
 from r1mega.data.hints import nearest
 from r1mega.data.tasks import Task
 
@@ -34,6 +35,7 @@ def check_tasks(tasks: Sequence[tuple[Any, ...]]) -> list[str]:
 
 
 def _faults(key: str, task: Task) -> Iterator[str]:
+    gym.load()
     from reasoning_gym.factory import DATASETS
 
     if not (math.isfinite(task.weight) and task.weight > 0):

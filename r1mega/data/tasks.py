@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from r1mega import gym
 from r1mega.data.question import Question, Questions, question_id
 
 _CHUNK = 500  # some generators prepare all their questions at once: ask for few at a time
@@ -91,12 +92,10 @@ def _distinct(task: Task, position: int, seed: int, seen: set[str]) -> Iterator[
 
 def _entries(task: Task, key: str, seed: str) -> Iterator[dict[str, Any]]:
     """The task's endless stream of entries; reasoning-gym seeds its n-th entry with seed + n."""
-    import reasoning_gym
-
     first = random.Random(seed).getrandbits(30)
     for start in range(0, 1 << 30, _CHUNK):
         try:
-            yield from reasoning_gym.create_dataset(
+            yield from gym.load().create_dataset(
                 task.name, **task.parameters, seed=first + start, size=_CHUNK
             )
         except Exception as error:  # whatever a generator raises, the user's key is what helps

@@ -14,6 +14,8 @@ from __future__ import annotations
 import logging
 from typing import Any, Protocol
 
+from r1mega import gym
+
 _MAX_CHARACTERS = 1_000  # a longer text is no answer, and costs no worker's time
 _tasks: dict[tuple[str, str], Any] = {}  # verifiers made so far, by task and parameters
 
@@ -52,8 +54,7 @@ def verify(question: Gradable, given: str | None) -> bool:
 
 def warm_up() -> None:
     """Import and run once what grading needs, so that the first answer is not charged for it."""
-    import reasoning_gym  # noqa: F401
-
+    gym.load()
     _equal("1", "2")
 
 
@@ -61,9 +62,7 @@ def _by_task(question: Gradable, given: str) -> bool:
     """The task's verifier reads its parameters, so each set of them has its own."""
     key = (question.task, repr(sorted(question.parameters.items())))
     if key not in _tasks:
-        import reasoning_gym
-
-        _tasks[key] = reasoning_gym.create_dataset(question.task, **question.parameters, seed=0, size=1)
+        _tasks[key] = gym.load().create_dataset(question.task, **question.parameters, seed=0, size=1)
     return bool(_tasks[key].score_answer(given, question.entry) >= 1.0)
 
 
