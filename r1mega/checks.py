@@ -6,6 +6,7 @@ Every fault is said at once, each with its key, what it was, what it may be.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,12 @@ def _batch_faults(config: Config) -> list[str]:
 
 def _machine_faults(config: Config) -> list[str]:
     faults = []
+    ranks, here = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
+    if config.cluster.backend is Backend.cpu and ranks != here:
+        faults.append(
+            f"cluster.backend: was cpu, with {here} of {ranks} ranks on this machine; weights reach the"
+            " engines through one machine's memory, so all ranks must be on one"
+        )
     if config.cluster.backend is Backend.cuda:
         faults.append(
             "cluster.backend: was cuda; this version hands weights over on CPU only"

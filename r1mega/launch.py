@@ -29,10 +29,16 @@ def ranks_started() -> int | None:
 
 
 def _join_srun() -> None:
+    """Say srun's ranks in torch's words; a step of one node meets on the loopback address."""
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    # Any port that the job's tasks agree on and another job on the node does not take.
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ["SLURM_JOB_ID"]) % 20_000))
+    tasks = os.environ["SLURM_STEP_NUM_TASKS"]
     os.environ |= {
         "RANK": os.environ["SLURM_PROCID"],
         "LOCAL_RANK": os.environ["SLURM_LOCALID"],
-        "WORLD_SIZE": os.environ["SLURM_STEP_NUM_TASKS"],
+        "WORLD_SIZE": tasks,
+        "LOCAL_WORLD_SIZE": os.environ.get("SLURM_STEP_TASKS_PER_NODE", tasks).split("(")[0],
     }
 
 
@@ -60,6 +66,7 @@ def _environment(rank: int, ranks: int) -> dict[str, str]:
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": os.environ.get("MASTER_PORT") or _free_port(),
         "R1MEGA_LAUNCHED": "1",
