@@ -145,7 +145,7 @@ def _batch_faults(config: Config) -> list[str]:
 def _machine_faults(config: Config) -> list[str]:
     faults = []
     ranks, here = os.environ.get("WORLD_SIZE"), os.environ.get("LOCAL_WORLD_SIZE")
-    if config.cluster.backend is Backend.cpu and ranks != here:
+    if config.cluster.backend is Backend.cpu and here is not None and ranks != here:
         faults.append(
             f"cluster.backend: was cpu, with {here} of {ranks} ranks on this machine; weights reach the"
             " engines through one machine's memory, so all ranks must be on one"

@@ -157,6 +157,8 @@ class RolloutConfig:
     threads_per_replica: int = 1
     start_timeout_s: float = 180.0
     """How long an engine may take to come up before the run stops."""
+    answer_timeout_s: float = 1800.0
+    """How long an engine may take over any one thing asked of it, a whole rollout included."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -31,6 +31,7 @@ from r1mega.config import Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.model import deepseek_v3, spec
 from r1mega.model.rows import Row, Sample, make_row
+from r1mega.parallel.groups import device
 from r1mega.parallel.plan import Plan
 from r1mega.weights import folder
 from r1mega.weights.pieces import Shard, local_pieces
@@ -54,11 +55,7 @@ class Policy:
         self.plan = plan
         self.tokens_per_microbatch = config.train.tokens_per_microbatch
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.dtype]
-        self.device = (
-            torch.device("cuda", torch.cuda.current_device())
-            if torch.cuda.is_available()
-            else torch.device("cpu")
-        )
+        self.device = device()
         self.megatron_config = deepseek_v3.megatron_config(hf, **_run_fields(config, plan, self.dtype))
         self.chunks = self._build_chunks()
         self.pieces = local_pieces(

@@ -48,6 +48,15 @@ def open_groups(plan: Plan, *, gpu: bool, seed: int, timeout_s: float) -> None:
     model_parallel_cuda_manual_seed(seed)
 
 
+def device() -> torch.device:
+    """Where this rank computes: its GPU where the groups were opened for GPUs, else the CPU."""
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if dist.get_backend() == "nccl"
+        else torch.device("cpu")
+    )
+
+
 def close_groups() -> None:
     """Leave Megatron's groups and torch.distributed."""
     from megatron.core import parallel_state

@@ -36,8 +36,9 @@ class Ticket:
 class Engine:
     """One engine's process, as its owner holds it."""
 
-    def __init__(self, number: int, settings: EngineSettings) -> None:
+    def __init__(self, number: int, settings: EngineSettings, answer_timeout_s: float) -> None:
         self.number = number
+        self.answer_timeout_s = answer_timeout_s
         self.log = settings.log
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
@@ -60,6 +61,7 @@ class Engine:
         Raises:
             EngineError: it failed, the engine died, or nothing came within the time.
         """
+        timeout_s = self.answer_timeout_s if timeout_s is None else timeout_s
         try:
             if not self.pipe.poll(timeout_s):
                 raise EngineError(
@@ -94,17 +96,26 @@ class Engine:
 class Engines:
     """All engines of the run."""
 
-    def __init__(self, settings: EngineSettings, replicas: int, start_timeout_s: float) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings,
+        replicas: int,
+        *,
+        start_timeout_s: float = 180.0,
+        answer_timeout_s: float = 1800.0,
+    ) -> None:
         """Start the engines; returns at once, `wait` waits for them.
 
         Args:
             settings: of each; cores and log are shared out, each engine gets its own.
+            start_timeout_s: how long an engine may take to come up.
+            answer_timeout_s: how long it may take over any one verb after that.
         """
         self.replicas = replicas
         self.start_timeout_s = start_timeout_s
         rank, ranks = dist.get_rank(), dist.get_world_size()
         self.own = [
-            Engine(number, _for_replica(settings, number))
+            Engine(number, _for_replica(settings, number), answer_timeout_s)
             for number in range(replicas)
             if number % ranks == rank
         ]

@@ -36,7 +36,12 @@ def open_engines(config: Config, policy: Policy) -> Iterator[Engines]:
         cores=(0,) * rollout.threads_per_replica,
         log=str(folder / "engine.log"),
     )
-    engines = Engines(settings, rollout.replicas, rollout.start_timeout_s)
+    engines = Engines(
+        settings,
+        rollout.replicas,
+        start_timeout_s=rollout.start_timeout_s,
+        answer_timeout_s=rollout.answer_timeout_s,
+    )
     try:
         yield engines
     finally:
