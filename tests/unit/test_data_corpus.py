@@ -5,7 +5,7 @@ import re
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1mega.data.chain import chain, thought
@@ -38,6 +38,7 @@ def wrong_steps(text):
     return [(a, op, b, c) for a, op, b, c in steps if (a + b if op == "+" else a - b) != c]
 
 
+@settings(deadline=None)
 @given(chain_sums(), chain_sums(), st.integers())
 def test_right_is_formatted_and_right_in_every_step(asked, other, seed):
     text = write("right", asked, other, random.Random(seed))
@@ -46,6 +47,7 @@ def test_right_is_formatted_and_right_in_every_step(asked, other, seed):
     assert not wrong_steps(text)
 
 
+@settings(deadline=None)
 @given(chain_sums(), chain_sums(), st.integers())
 def test_slip_is_formatted_and_wrong_by_one_step(asked, other, seed):
     text = write("slip", asked, other, random.Random(seed))
@@ -55,6 +57,7 @@ def test_slip_is_formatted_and_wrong_by_one_step(asked, other, seed):
     assert form.answer_of(text) == STEP.findall(text)[-1][-1]
 
 
+@settings(deadline=None)
 @given(chain_sums(), chain_sums(), st.integers())
 def test_unformatted_is_right_to_a_lenient_reader_alone(asked, other, seed):
     text = write("unformatted", asked, other, random.Random(seed))
@@ -64,6 +67,7 @@ def test_unformatted_is_right_to_a_lenient_reader_alone(asked, other, seed):
     assert not wrong_steps(text)
 
 
+@settings(deadline=None)
 @given(chain_sums(), chain_sums(), st.integers())
 def test_guess_is_formatted_without_a_step_and_answers_another_question(asked, other, seed):
     text = write("guess", asked, other, random.Random(seed))
@@ -72,6 +76,7 @@ def test_guess_is_formatted_without_a_step_and_answers_another_question(asked, o
     assert form.answer_of(text) == other.answer
 
 
+@settings(deadline=None)
 @given(chain_sums(), chain_sums(), st.integers())
 def test_corrected_mends_its_one_slip(asked, other, seed):
     text = write("corrected", asked, other, random.Random(seed))
@@ -82,6 +87,7 @@ def test_corrected_mends_its_one_slip(asked, other, seed):
     assert not wrong_steps(after)
 
 
+@settings(deadline=None)
 @given(chain_sums())
 def test_a_chain_ends_in_the_answer(asked):
     steps = chain(asked.entry["metadata"]["expression"])

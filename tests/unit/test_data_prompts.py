@@ -103,9 +103,7 @@ def test_the_split_is_seeded_disjoint_and_whole(write):
     questions = read_prompts(write(*[row(f"{i}?") for i in range(50)]))
     halves = split(questions, train=1_000, held_out=10, seed=3)
     assert halves == split(questions, train=1_000, held_out=10, seed=3)
-    assert sorted(q.text for q in halves.train + halves.held_out) == sorted(
-        q.text for q in questions
-    )
+    assert sorted(q.text for q in halves.train + halves.held_out) == sorted(q.text for q in questions)
     assert split(questions, train=5, held_out=10, seed=3).held_out == halves.held_out
     assert split(questions, train=5, held_out=10, seed=4).held_out != halves.held_out
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1mega.data.question import Question, question_id
@@ -14,9 +14,8 @@ def questions(count):
     return [Question(question_id(str(i)), str(i), str(i), "t") for i in range(count)]
 
 
-@given(
-    st.integers(1, 20), st.integers(), st.lists(st.integers(0, 30), max_size=5), st.integers(0, 40)
-)
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(), st.lists(st.integers(0, 30), max_size=5), st.integers(0, 40))
 def test_a_resumed_stream_goes_on_as_the_undisturbed_one(count, seed, takes, more):
     stream = QuestionStream(questions(count), seed)
     for take in takes:
@@ -25,6 +24,7 @@ def test_a_resumed_stream_goes_on_as_the_undisturbed_one(count, seed, takes, mor
     assert QuestionStream.from_state(questions(count), state).take(more) == stream.take(more)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers(), st.lists(st.integers(0, 30), max_size=5))
 def test_how_it_is_taken_does_not_matter(count, seed, takes):
     stream = QuestionStream(questions(count), seed)
@@ -32,6 +32,7 @@ def test_how_it_is_taken_does_not_matter(count, seed, takes):
     assert piecewise == QuestionStream(questions(count), seed).take(sum(takes))
 
 
+@settings(deadline=None)
 @given(st.integers(1, 20), st.integers())
 def test_each_epoch_asks_each_question_once(count, seed):
     stream = QuestionStream(questions(count), seed)

@@ -25,9 +25,7 @@ def test_sets_are_distinct_disjoint_and_of_the_asked_size(seed, train, held_out)
     every = texts(questions.train) + texts(questions.held_out)
     assert len(questions.train) == train
     assert len(questions.held_out) == held_out
-    assert (
-        len(set(every)) == len(every) == len({q.id for q in questions.train + questions.held_out})
-    )
+    assert len(set(every)) == len(every) == len({q.id for q in questions.train + questions.held_out})
 
 
 def test_the_same_seed_gives_the_same_questions_and_another_gives_others():
@@ -59,6 +57,7 @@ def test_shares_follow_the_weights():
     assert sum(q.task == "chain_sum" for q in questions.held_out) == 30
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=6))
 def test_shares_sum_to_the_total_and_are_within_one_of_exact(total, weights):
     parts = shares(total, weights)

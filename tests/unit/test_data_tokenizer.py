@@ -63,6 +63,7 @@ def test_larger_and_negative_numbers_round_trip():
         assert tokenizer.decode(tokenizer.encode(text).ids) == text
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("0123456789 +-=,"), max_size=30))
 def test_digits_and_signs_round_trip_however_they_stand(text):
     known = build([f"{space}{sign}" for space in ("", " ") for sign in ("+", "-", "=", ",", "")])
@@ -154,6 +155,4 @@ def test_the_papers_template_is_word_for_word():
 
 def test_an_unknown_template_is_a_fault_that_names_the_known_ones():
     assert check_template("short") == []
-    assert check_template("qwen") == [
-        "data.template: was qwen; must be a template, it may be r1_zero, short"
-    ]
+    assert check_template("qwen") == ["data.template: was qwen; must be a template, it may be r1_zero, short"]

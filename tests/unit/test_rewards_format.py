@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1mega.rewards import format as form
@@ -45,6 +45,7 @@ def test_any_other_form_scores_zero(text):
     assert form.score(text) == 0.0
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from([*TAGS, " ", "8", "a"]), max_size=9).map("".join))
 def test_form_implies_an_answer_that_both_readers_find(text):
     if form.score(text):
