@@ -161,26 +161,34 @@ def _machine_faults(config: Config) -> list[str]:
 
 
 def _data_faults(config: Config) -> list[str]:
-    from r1mega.data import corpus, prompts, task_checks, templates
+    from r1mega.data.faults import data_faults
     from r1mega.rewards.registry import check_weights
 
-    data, tasks = config.data, [(task.name, task.parameters, task.weight) for task in config.data.tasks]
-    faults = templates.check_template(data.template) + check_weights(config.reward.weights)
-    if data.prompts_file is not None:
-        try:
-            questions = prompts.read_prompts(data.prompts_file)
-            prompts.split(questions, data.train_questions, data.held_out_questions, seed=0)
-        except ValueError as error:
-            faults.append(f"data.prompts_file: {error}")
-    elif not tasks:
-        faults.append("data.tasks: was empty; give tasks of reasoning-gym, or data.prompts_file")
-    else:
-        faults += task_checks.check_tasks(tasks)
-    if config.model.init_from is None or config.stage is Stage.pretrain:
-        faults += corpus.check_mixture(config.pretrain.mixture) + corpus.check_corpus_tasks(tasks)
+    data, mixture = config.data, config.pretrain.mixture
+    pretrains = config.model.init_from is None or config.stage is Stage.pretrain
+    tasks = [(task.name, task.parameters, task.weight) for task in data.tasks]
+    faults = check_weights(config.reward.weights)
+    faults += data_faults(tasks, data.prompts_file, data.template, mixture if pretrains else {})
+    if pretrains and not mixture:
+        faults.append("pretrain.mixture: was empty; a base trained from scratch needs texts to learn")
+    if data.prompts_file is not None and not faults:
+        faults += _split_faults(config, data.prompts_file)
     if config.eval.questions > data.held_out_questions:
         faults.append(
             f"eval.questions: was {config.eval.questions};"
             f" data.held_out_questions holds {data.held_out_questions}"
         )
     return faults
+
+
+def _split_faults(config: Config, prompts_file: str) -> list[str]:
+    from r1mega.data import prompts, tasks
+
+    data = config.data
+    try:
+        prompts.split(
+            prompts.read_prompts(prompts_file), data.train_questions, data.held_out_questions, seed=0
+        )
+    except tasks.TooFewQuestionsError as error:
+        return [str(error)]
+    return []

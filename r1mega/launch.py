@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-GRACE_S = 10.0
+GRACE_S = 5.0
 """How long ranks may take to end after they were told to."""
 
 

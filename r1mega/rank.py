@@ -44,6 +44,8 @@ def _prepare_process(config: Config) -> None:
     # of the run can act on; the run's folder records the versions.
     for module in ("megatron", "torch"):
         warnings.filterwarnings("ignore", module=rf"{module}\..*")
+    # An engine that is ended while it starts leaves a lock to multiprocessing's tracker, which says so.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     os.environ.setdefault("OMP_NUM_THREADS", str(config.cluster.threads_per_rank))
     signal.signal(signal.SIGTERM, _leave)
     if "R1MEGA_LAUNCHED" in os.environ:
