@@ -72,7 +72,18 @@ def load_text(config: Config, questions: Questions) -> Text:
     from tokenizers import Tokenizer
 
     loaded = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    _check_words(loaded, questions, template, folder)
     return Text(questions, loaded, _end_token(folder, loaded), template, folder)
+
+
+def _check_words(loaded: tokenizers.Tokenizer, questions: Questions, template: str, folder: Path) -> None:
+    """Refuse questions that a tokenizer of ours, closed over the words it was built from, cannot ask."""
+    if loaded.token_to_id(tokenizer.UNK) is None:
+        return
+    texts = (templates.render(template, one.text) for one in (*questions.train, *questions.held_out))
+    unknown = tokenizer.unknown_pieces(loaded, texts)
+    if unknown:
+        raise BadRun([f"{folder}: its tokenizer has no token for {', '.join(map(repr, unknown[:20]))}"])
 
 
 def _end_token(folder: Path, loaded: tokenizers.Tokenizer) -> int:
