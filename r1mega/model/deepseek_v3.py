@@ -145,8 +145,13 @@ def _cross_faults(hf: dict[str, Any], where: str) -> list[str]:
             f" the topk_group = {hf['topk_group']}"
             f" groups of {experts // groups} experts hold fewer"
         )
-    if not hf["norm_topk_prob"] and hf["num_experts_per_tok"] > 1:
-        found.append(f"{where}.norm_topk_prob: was false; Megatron's sigmoid router always normalises")
+    several = hf["num_experts_per_tok"] > 1
+    if hf["norm_topk_prob"] is not several:
+        found.append(
+            f"{where}.norm_topk_prob: was {hf['norm_topk_prob']}; with num_experts_per_tok ="
+            f" {hf['num_experts_per_tok']} it must be {several}: Megatron's sigmoid router normalises the"
+            " weights of several experts, and never that of one"
+        )
     if hf["qk_rope_head_dim"] % 2:
         found.append(f"{where}.qk_rope_head_dim: was {hf['qk_rope_head_dim']}; must be even")
     scaling = hf["rope_scaling"]
