@@ -94,9 +94,9 @@ class Policy:
         """Take the weights of an HF folder.
 
         Raises:
-            ValueError: the folder's tensors are not this model's; every difference by name.
+            FolderError: on every rank; the folder's tensors are not this model's, every difference by name.
         """
-        folder.read(path, self.pieces, [meta.name for meta in self.source.metadata()])
+        folder.read(path, self.pieces, self.source.metadata())
 
     def export(self, path: Path) -> None:
         """Write the weights as an HF folder (without a tokenizer)."""

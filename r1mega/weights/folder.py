@@ -13,60 +13,76 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from r1mega.weights.pieces import Piece
-from r1mega.weights.source import MegatronSource
+from r1mega.weights.source import MegatronSource, TensorMeta
 
 SHARD_BYTES = 4 * 1024**3
 INDEX = "model.safetensors.index.json"
 
 
-def read(folder: Path, pieces: Sequence[Piece], names: Sequence[str]) -> None:
+class FolderError(ValueError):
+    """A folder that does not hold the model's weights; the message names every difference."""
+
+
+def read(folder: Path, pieces: Sequence[Piece], metas: Sequence[TensorMeta]) -> None:
     """Fill this rank's pieces from the folder's safetensors, cast to the parameters' dtype.
 
     Args:
-        names: every HF name of the model, over all ranks.
+        metas: every tensor of the model, over all ranks, so that all ranks refuse what one cannot take.
 
     Raises:
-        ValueError: names missing, left over or misshapen, all of them by name.
+        FolderError: names missing, left over or misshapen, files damaged or gone; all of them by name.
     """
-    files = _files_by_name(folder)
-    missing, unknown = sorted(set(names) - files.keys()), sorted(files.keys() - set(names))
-    faults = [f"{name}: not in the folder" for name in missing]
-    faults += [f"{name}: no weight of this model" for name in unknown]
+    held = _held(folder)
+    faults = sorted(filter(None, (_fault(meta, held) for meta in metas)))
+    known = {meta.name for meta in metas}
+    faults += [f"{name}: no weight of this model" for name in sorted(held.keys() - known)]
+    if faults:
+        raise _refusal(folder, faults)
     by_file: dict[Path, list[Piece]] = {}
     for piece in pieces:
-        if piece.place.name in files:
-            by_file.setdefault(files[piece.place.name], []).append(piece)
-    for file, wanted in by_file.items():
-        with safe_open(file, "pt") as store:
-            faults += [fault for piece in wanted if (fault := _misshapen(store, piece))]
-    if faults:
-        raise ValueError(f"{folder} does not hold this model's weights:\n  " + "\n  ".join(faults))
+        by_file.setdefault(held[piece.place.name][0], []).append(piece)
     for file, wanted in by_file.items():
         with safe_open(file, "pt") as store:
             for piece in wanted:
                 _fill(store, piece)
 
 
-def _files_by_name(folder: Path) -> dict[str, Path]:
+def _held(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """The file and the shape of each tensor in the folder."""
+    held: dict[str, tuple[Path, tuple[int, ...]]] = {}
+    faults = []
+    for file in _files(folder):
+        try:
+            with safe_open(file, "pt") as store:
+                names = list(store.keys())
+                held |= {name: (file, tuple(store.get_slice(name).get_shape())) for name in names}
+        except (OSError, SafetensorError) as error:
+            faults.append(f"{file.name}: cannot be read ({error})")
+    if faults:
+        raise _refusal(folder, faults)
+    return held
+
+
+def _files(folder: Path) -> list[Path]:
     index = folder / INDEX
     if index.exists():
-        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    found: dict[str, Path] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        with safe_open(file, "pt") as store:
-            found |= dict.fromkeys(store.keys(), file)
-    return found
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    return sorted(folder.glob("*.safetensors"))
 
 
-def _misshapen(store: Any, piece: Piece) -> str | None:
-    shape = tuple(store.get_slice(piece.place.name).get_shape())
-    if shape == piece.place.shape:
-        return None
-    return f"{piece.place.name}: has shape {shape}; this model needs {piece.place.shape}"
+def _fault(meta: TensorMeta, held: dict[str, tuple[Path, tuple[int, ...]]]) -> str | None:
+    if meta.name not in held:
+        return f"{meta.name}: not in the folder"
+    _, shape = held[meta.name]
+    return None if shape == meta.shape else f"{meta.name}: has shape {shape}; this model needs {meta.shape}"
+
+
+def _refusal(folder: Path, faults: Sequence[str]) -> FolderError:
+    return FolderError(f"{folder} does not hold this model's weights:\n  " + "\n  ".join(faults))
 
 
 def _fill(store: Any, piece: Piece) -> None:
