@@ -1,0 +1,110 @@
+"""Random small models of the DeepSeek-V3 family, and texts for them."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+Text = tuple[list[int], int]
+"""A sample's tokens, and the index at which its answer starts."""
+
+
+def random_fields(draw: random.Random, *, divisible_by: int = 1, **fixed: Any) -> dict[str, Any]:
+    """The HF fields of a small model; every choice of the family is among what may be drawn.
+
+    Args:
+        divisible_by: what splits in a layout (layers, heads, experts, widths) is a multiple of it.
+        fixed: fields that are not drawn.
+    """
+    layers = fixed.get("num_hidden_layers") or divisible_by * draw.choice([2, 3, 4])
+    groups = draw.choice([1, 1, 2, 4])
+    experts = draw.choice([4, 8]) if groups == 1 else groups * draw.choice([2, 4])
+    topk_group = draw.randint(1, max(1, groups // 2))
+    fields = {
+        "vocab_size": 4 * draw.choice([24, 32, 57]),
+        "hidden_size": draw.choice([48, 64, 80]),
+        "intermediate_size": draw.choice([96, 160]),
+        "moe_intermediate_size": 16 * draw.choice([1, 2, 3]),
+        "num_hidden_layers": layers,
+        "first_k_dense_replace": draw.randint(0, layers),
+        "num_attention_heads": divisible_by * draw.choice([1, 2]),
+        "q_lora_rank": draw.choice([None, 24, 40]),
+        "kv_lora_rank": draw.choice([16, 32]),
+        "qk_nope_head_dim": draw.choice([16, 24]),
+        "qk_rope_head_dim": draw.choice([8, 16]),
+        "v_head_dim": draw.choice([16, 32, 48]),
+        "n_routed_experts": experts,
+        "n_shared_experts": draw.choice([1, 2]),
+        "n_group": groups,
+        "topk_group": topk_group,
+        # Megatron and DeepSeek rate a group alike where it gives two experts.
+        "num_experts_per_tok": 2 * topk_group if groups > 1 else draw.randint(1, 3),
+        "routed_scaling_factor": draw.choice([1.0, 2.5]),
+        "num_nextn_predict_layers": draw.choice([0, 1]),
+        "max_position_embeddings": 256,
+        # The family's. With another, transformers keeps 1e-6 for the norms of the latents; vLLM does not.
+        "rms_norm_eps": 1e-6,
+        "rope_theta": draw.choice([1e4, 5e5]),
+        "rope_scaling": draw.choice([None, yarn(draw)]),
+        "initializer_range": draw.choice([0.02, 0.05]),
+    } | fixed
+    # What Megatron's router does: it normalises the weights of several experts, and never that of one.
+    fields["norm_topk_prob"] = fields["num_experts_per_tok"] > 1
+    from r1mega.model.deepseek_v3 import faults
+
+    assert faults(fields) == []
+    return fields
+
+
+def yarn(draw: random.Random) -> dict[str, Any]:
+    """A stretch of the rotary positions, as DeepSeek-V3's config.json writes it."""
+    return {
+        "type": "yarn",
+        "factor": draw.choice([4.0, 40.0]),
+        "original_max_position_embeddings": draw.choice([32, 64]),
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": draw.choice([1.0, 0.707]),
+        "mscale_all_dim": draw.choice([1.0, 0.707]),
+    }
+
+
+def random_texts(draw: random.Random, vocabulary: int, count: int, longest: int = 60) -> list[Text]:
+    """Samples of random tokens, of lengths from 2 to `longest`."""
+    texts = []
+    for _ in range(count):
+        length = draw.randint(2, longest)
+        tokens = [draw.randrange(vocabulary) for _ in range(length)]
+        texts.append((tokens, draw.randint(1, length - 1)))
+    return texts
+
+
+def samples_of(texts: list[Text]) -> list[Any]:
+    """The texts as the policy takes them."""
+    from r1mega.model.rows import Sample
+
+    return [Sample(tokens, start) for tokens, start in texts]
+
+
+def new_policy(fields: dict[str, Any], plan: Any, *, tokens_per_microbatch: int = 256) -> Any:
+    """A policy in the open layout, with fresh weights and router biases that differ."""
+    import torch
+
+    from r1mega.config import Config, Stage, TrainConfig
+    from r1mega.policy import Policy
+
+    train = TrainConfig(tokens_per_microbatch=tokens_per_microbatch)
+    policy = Policy(Config(stage=Stage.grpo, name="test", train=train), fields, plan)
+    generator = torch.Generator().manual_seed(1)
+    for piece in policy.pieces:
+        if piece.place.name.endswith("e_score_correction_bias"):
+            piece.tensor.normal_(std=0.05, generator=generator)
+    return policy
+
+
+def read_folder(folder: Path) -> dict[str, Any]:
+    """All tensors of an HF folder, by name."""
+    from safetensors.torch import load_file
+
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
