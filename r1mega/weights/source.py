@@ -10,9 +10,11 @@ start, each place by one of the ranks that hold it, the least loaded so far.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 import torch
@@ -67,17 +69,14 @@ class MegatronSource:
             yield from zip(names, tensors, strict=True)
 
     def iter_groups(self) -> Iterator[tuple[list[str], list[Tensor]]]:
-        """The same stream, a layer at a time: one collective a layer, never more memory than one."""
-        for metas in self.groups():
-            yield [meta.name for meta in metas], self._gather(metas)
+        """The same stream, a group at a time: one collective a group, never more memory than one."""
+        metas = {meta.name: meta for meta in self._metadata}
+        for names in self.groups():
+            yield names, self._gather([metas[name] for name in names])
 
-    def groups(self) -> list[list[TensorMeta]]:
-        """The tensors of each layer together; what belongs to no layer stands alone."""
-        groups: dict[str, list[TensorMeta]] = defaultdict(list)
-        for meta in self._metadata:
-            parts = meta.name.split(".")
-            groups[".".join(parts[:3]) if "layers" in parts else meta.name].append(meta)
-        return list(groups.values())
+    def groups(self) -> list[list[str]]:
+        """The names that go together, as vLLM groups them: each layer, what comes before, what after."""
+        return [list(names) for _, names in groupby((meta.name for meta in self._metadata), key=_layer)]
 
     def _gather(self, metas: list[TensorMeta]) -> list[Tensor]:
         """The whole tensors, on every rank.
@@ -113,6 +112,12 @@ def _assign(holders: dict[Place, list[int]], ranks: int) -> list[set[Place]]:
         sent[rank].add(place)
         load[rank] += place.bytes
     return sent
+
+
+def _layer(name: str) -> str | None:
+    """The layer that a name is of, by its first number; None for what is of no layer."""
+    match = re.match(r"\D*\.\d+\.", name)
+    return match and match[0]
 
 
 def _reading_order(name: str) -> tuple[object, ...]:
