@@ -16,6 +16,7 @@ from r1mega.stages.judging import Components
 from r1mega.stages.sampling import Batch
 from r1mega.track import jsonl
 from r1mega.track.environment import versions
+from r1mega.track.figure import result_figure
 from r1mega.track.progress import Progress
 from r1mega.track.report import write_report
 from r1mega.track.summary import format_result, write_summary
@@ -118,4 +119,6 @@ class Recorder:
         write_summary(self.folder / "summary.json", summary)
         assert self.wandb is not None
         self.wandb.finish(summary)
+        if self.config.stage is Stage.grpo:
+            result_figure(jsonl.read(self.folder / "metrics.jsonl"), summary, self.folder / "result.svg")
         print(format_result(summary, write_report(self.folder)), flush=True)
