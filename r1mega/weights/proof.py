@@ -52,4 +52,5 @@ def check_receipt(sent: Sent, receipt: Mapping[str, Any], engine: str) -> list[s
 def largest_difference(trainer: Sequence[np.ndarray], engine: Sequence[np.ndarray]) -> float:
     """Largest |log-prob difference| of any probe token; infinite where either is not a number."""
     differences = [np.abs(ours - theirs).max() for ours, theirs in zip(trainer, engine, strict=True)]
-    return float(np.nan_to_num(max(differences), nan=np.inf))
+    # Python's max would pass over a NaN that is not the first.
+    return float(np.nan_to_num(np.max(differences), nan=np.inf))
