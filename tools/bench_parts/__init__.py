@@ -1,0 +1,1 @@
+"""The parts of `tools/bench.py`: the raw sides, what is timed, and how it is shown."""
