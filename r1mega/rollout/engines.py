@@ -8,6 +8,7 @@ from the request's seed, so a rollout repeats bit by bit.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -52,7 +53,7 @@ class Engine:
         """Begin a verb; `receive` ends it."""
         try:
             self.pipe.send((verb, arguments))
-        except BrokenPipeError as error:
+        except ConnectionError as error:
             raise self._gone() from error
 
     def receive(self, timeout_s: float | None = None) -> Any:
@@ -140,14 +141,16 @@ class Engines:
     ) -> Ticket:
         """Begin to sample one answer a request, each until its `stop_token` or the limit."""
         for engine in self.own:
-            engine.send(
-                "generate",
-                requests=list(requests[engine.number :: self.replicas]),
-                temperature=temperature,
-                top_p=top_p,
-                max_answer_tokens=max_answer_tokens,
-                stop_token=stop_token,
-            )
+            # An engine that is gone is for `collect` to report: it raises on every rank.
+            with contextlib.suppress(EngineError):
+                engine.send(
+                    "generate",
+                    requests=list(requests[engine.number :: self.replicas]),
+                    temperature=temperature,
+                    top_p=top_p,
+                    max_answer_tokens=max_answer_tokens,
+                    stop_token=stop_token,
+                )
         return Ticket(len(requests))
 
     def collect(self, ticket: Ticket) -> list[Completion]:
