@@ -40,7 +40,7 @@ def check(config: Config, ranks: int | None) -> Plan:
         faults += faults_for(
             plan, deepseek_v3.shape(hf), torch_attention=config.cluster.backend is Backend.cpu
         )
-    faults += _number_faults(config) + _machine_faults(config) + _data_faults(config)
+    faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config)
     if faults or plan is None:
@@ -158,6 +158,16 @@ def _machine_faults(config: Config) -> list[str]:
     if config.cluster.backend is Backend.cpu and config.precision.dtype is not Dtype.fp32:
         faults.append(f"precision.dtype: was {config.precision.dtype}; on cpu it must be fp32")
     return faults
+
+
+def _folder_faults(config: Config) -> list[str]:
+    """What a run reads may not lie in its own folder, which it empties first."""
+    paths = {"model.init_from": config.model.init_from, "data.prompts_file": config.data.prompts_file}
+    return [
+        f"{key}: was {path}; must be outside {config.folder}, which this run empties, or name another run"
+        for key, path in paths.items()
+        if path is not None and Path(path).resolve().is_relative_to(config.folder.resolve())
+    ]
 
 
 def _data_faults(config: Config) -> list[str]:
