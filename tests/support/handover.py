@@ -15,17 +15,22 @@ EXPERT = "model.layers.1.mlp.experts.{}.down_proj.weight"
 
 
 def engine_fields(draw: Any, **fixed: Any) -> dict[str, Any]:
-    """A random model whose sizes vLLM's attention takes on CPU; layers from the second on have experts."""
-    sizes = {"qk_nope_head_dim": draw.choice([16, 32]), "qk_rope_head_dim": 16, "v_head_dim": 32}
+    """A random model of sizes that vLLM's CPU kernels take, with experts from the second layer on.
+
+    Queries and keys of 32, 48, 64, ...; what goes into experts and comes out of them by 32.
+    """
+    sizes = {"hidden_size": draw.choice([64, 96]), "moe_intermediate_size": 16 * draw.choice([1, 2, 3])}
+    heads = {"qk_nope_head_dim": draw.choice([16, 32]), "qk_rope_head_dim": 16, "v_head_dim": 32}
     layers = {"num_hidden_layers": 2, "first_k_dense_replace": 1}
-    return random_fields(draw, divisible_by=2, **layers | sizes | fixed)
+    return random_fields(draw, divisible_by=2, **sizes | heads | layers | fixed)
 
 
-def engine_config(folder: Path, *, replicas: int) -> Any:
-    """A run in `folder` with small engines."""
+def engine_config(folder: Path, *, replicas: int, **fields: Any) -> Any:
+    """A run in `folder` with small engines; further fields are the rollout's."""
     from r1mega.config import Config, RolloutConfig, Stage
 
-    rollout = RolloutConfig(replicas=replicas, max_context_tokens=128, kv_cache_bytes=64 * 1024**2)
+    small = {"max_context_tokens": 128, "kv_cache_bytes": 64 * 1024**2}
+    rollout = RolloutConfig(replicas=replicas, **small | fields)
     return Config(stage=Stage.grpo, name=folder.name, runs_dir=str(folder.parent), rollout=rollout)
 
 

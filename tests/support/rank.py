@@ -11,8 +11,8 @@ from pathlib import Path
 def main() -> None:
     folder = Path(sys.argv[1])
     function, arguments = pickle.loads((folder / "call").read_bytes())
-    result = function(*arguments)
-    (folder / f"result.{os.environ['RANK']}").write_bytes(pickle.dumps(result))
+    result = folder / f"result.{os.environ['RANK']}"  # before an engine in here forgets the rank
+    result.write_bytes(pickle.dumps(function(*arguments)))
 
 
 if __name__ == "__main__":

@@ -134,17 +134,24 @@ def plan_of(**degrees: int) -> Any:
 
 
 @contextmanager
-def layout(port: int, timeout_s: float = 120, **degrees: int) -> Iterator[Any]:
-    """On every rank: Megatron's groups of these degrees, closed again after.
+def layout(port: int, **degrees: int) -> Iterator[Any]:
+    """On every rank: Megatron's groups of these degrees, closed again after; see `open_layout`."""
+    from r1mega.parallel.groups import close_groups
+
+    yield open_layout(port, **degrees)
+    close_groups()
+
+
+def open_layout(port: int, **degrees: int) -> Any:
+    """Open Megatron's groups of these degrees, on every rank; returns the plan.
 
     Args:
         port: one that no layout has used before, the same on every rank.
     """
-    from r1mega.parallel.groups import close_groups, open_groups
+    from r1mega.parallel.groups import open_groups
 
     os.environ["MASTER_PORT"] = str(port)
     plan = plan_of(**degrees)
     assert plan.world_size == int(os.environ["WORLD_SIZE"])
-    open_groups(plan, gpu=False, seed=0, timeout_s=timeout_s)
-    yield plan
-    close_groups()
+    open_groups(plan, gpu=False, seed=0, timeout_s=120)
+    return plan
