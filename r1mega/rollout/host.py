@@ -166,7 +166,8 @@ class _Engine:
         Returns each worker's receipt.
         """
         self.llm.collective_rpc("finish_weight_update")
-        self.llm.reset_prefix_cache()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM kept a prefix cache that older weights computed")
         self.version = int(weight_version)
         return self.llm.collective_rpc("weight_receipt")
 
