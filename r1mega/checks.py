@@ -66,7 +66,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
         return {}, [wanted + "no such folder; give one with config.json, tokenizer.json and *.safetensors"]
     faults = [
         wanted + f"it has no {name}"
-        for name in ("config.json", "tokenizer.json")
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json")
         if not (folder / name).is_file()
     ]
     if not any(folder.glob("*.safetensors")):
@@ -107,8 +107,20 @@ def _number_faults(config: Config) -> list[str]:
         "eval.samples_per_question": config.eval.samples_per_question,
         "cluster.threads_per_rank": config.cluster.threads_per_rank,
         "handover.probe_samples": config.handover.probe_samples,
+        "data.train_questions": config.data.train_questions,
+        "pretrain.optimizer.lr": config.pretrain.optimizer.lr,
+        "grpo.optimizer.lr": config.grpo.optimizer.lr,
     }
     faults = [f"{key}: was {value}; must be above 0" for key, value in positive.items() if value <= 0]
+    not_negative = {
+        "seed": config.seed,
+        "eval.temperature": config.eval.temperature,
+        "track.samples_kept": config.track.samples_kept,
+        "grpo.kl_coefficient": config.grpo.kl_coefficient,
+    }
+    faults += [f"{key}: was {value}; must be at least 0" for key, value in not_negative.items() if value < 0]
+    if config.eval.questions == 1:
+        faults.append("eval.questions: was 1; an interval needs at least 2")
     for key, value in {"rollout.top_p": config.rollout.top_p, "eval.top_p": config.eval.top_p}.items():
         if not 0 < value <= 1:
             faults.append(f"{key}: was {value}; must be above 0 and at most 1")
