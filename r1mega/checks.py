@@ -25,6 +25,7 @@ def check(config: Config, ranks: int | None) -> Plan:
         BadRun: with every fault found.
     """
     hf, faults = model_fields(config)
+    faults += _stage_faults(config)
     plan, layout_faults = make_plan(
         tp=config.parallel.tp,
         pp=config.parallel.pp,
@@ -83,6 +84,15 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
             wanted + f"its architectures are {architectures}; this version trains {deepseek_v3.ARCHITECTURE}"
         ]
     return hf, []
+
+
+def _stage_faults(config: Config) -> list[str]:
+    given = config.model.init_from
+    if config.stage is Stage.evaluate and given is None:
+        return ["model.init_from: was null; must be the folder of the model to evaluate"]
+    if config.stage is Stage.pretrain and given is not None:
+        return [f"model.init_from: was {given}; must be null, pre-training starts from fresh weights"]
+    return []
 
 
 def _number_faults(config: Config) -> list[str]:
@@ -187,7 +197,7 @@ def _data_faults(config: Config) -> list[str]:
     from r1mega.rewards.registry import check_weights
 
     data, mixture = config.data, config.pretrain.mixture
-    pretrains = config.model.init_from is None or config.stage is Stage.pretrain
+    pretrains = config.model.init_from is None
     tasks = [(task.name, task.parameters, task.weight) for task in data.tasks]
     faults = check_weights(config.reward.weights)
     faults += data_faults(tasks, data.prompts_file, data.template, mixture if pretrains else {})
