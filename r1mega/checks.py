@@ -38,9 +38,7 @@ def check(config: Config, ranks: int | None) -> Plan:
     )
     faults += layout_faults
     if plan is not None and hf is not None:
-        faults += faults_for(
-            plan, deepseek_v3.shape(hf), torch_attention=config.cluster.backend is Backend.cpu
-        )
+        faults += faults_for(plan, deepseek_v3.shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config)

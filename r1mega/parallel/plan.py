@@ -103,11 +103,11 @@ def make_plan(
     return Plan(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp, dp=dp), []
 
 
-def faults_for(plan: Plan, shape: ModelShape, torch_attention: bool) -> list[str]:
+def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
     """Why the model cannot be laid out so; empty where it can.
 
     Args:
-        torch_attention: attention runs in plain torch (CPU), which serves no context parallelism.
+        on_cpu: attention runs in plain torch, which serves no context parallelism, and ranks talk by gloo.
     """
     divisions = [
         ("layers", shape.layers, "pp x vpp", plan.pp * plan.vpp),
@@ -127,9 +127,15 @@ def faults_for(plan: Plan, shape: ModelShape, torch_attention: bool) -> list[str
     ]
     if not shape.experts and plan.ep > 1:
         faults.append(f"parallel.ep: was {plan.ep}; a dense model has no experts, so it must be 1")
-    if plan.vpp > 1 and plan.pp == 1:
+    if shape.experts and plan.ep == 1 and plan.etp != plan.tp:
+        # Without expert parallelism Megatron sums an expert's gradient over data-parallel ranks alone.
+        faults.append(f"parallel.etp: was {plan.etp}; where parallel.ep is 1 it must be as tp, {plan.tp}")
+    if plan.vpp > 1 and on_cpu:
+        # Measured: another loss and another gradient than in one process, or ranks that wait for ever.
+        faults.append(f"parallel.vpp: was {plan.vpp}; must be 1 on a CPU, gloo mixes up its messages")
+    elif plan.vpp > 1 and plan.pp == 1:
         faults.append(f"parallel.vpp: was {plan.vpp}; virtual stages need parallel.pp of at least 2")
-    if plan.cp > 1 and torch_attention:
+    if plan.cp > 1 and on_cpu:
         faults.append(
             f"parallel.cp: was {plan.cp}; context parallelism needs Transformer Engine's attention (a GPU)"
         )
