@@ -28,6 +28,9 @@ PHASES = {
 }
 """Phases of a rollout in the order in which they are stacked; others follow by their own names."""
 
+STANDS = {"base": "c7", "final": "c0"}
+"""When a measure is taken, and its colour; a model that is evaluated alone has no base."""
+
 
 @contextmanager
 def style() -> Iterator[None]:
@@ -105,9 +108,10 @@ def measures_svg(measures: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     with style():
         figure, axes = _canvas(9.0, 0.7 + 0.45 * len(measures))
         for y, (_, figures) in enumerate(measures):
-            axes.plot([figures["base"], figures["final"]], [y, y], color=LIGHT["grid"], lw=3)
-            draw_estimate(axes, figures, "base", y, "c7")
-            draw_estimate(axes, figures, "final", y, "c0")
+            found = {at: colour for at, colour in STANDS.items() if at in figures}
+            axes.plot([figures[at] for at in found], [y] * len(found), color=LIGHT["grid"], lw=3)
+            for at, colour in found.items():
+                draw_estimate(axes, figures, at, y, colour)
         axes.set_yticks(range(len(measures)), [name for name, _ in measures])
         axes.set_ylim(len(measures) - 0.5, -0.5)
         axes.set_xlim(-0.01, 1.01)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from r1mega.track import jsonl
-from r1mega.track.charts import measures_svg, panel_svg, time_svg
+from r1mega.track.charts import STANDS, measures_svg, panel_svg, time_svg
 from r1mega.track.durations import words
 from r1mega.track.files import write_atomic
 from r1mega.track.palette import DARK, LIGHT, css_variables, themed
@@ -74,19 +74,18 @@ def _facts(summary: Mapping[str, Any], rows: Rows) -> list[tuple[str, str]]:
     }
     values = [(label, form, figure(summary, key)) for key, (label, form) in forms.items()]
     return [
-        *((name, f"{m['base']:.3f} → {m['final']:.3f}") for name, m in measures(summary)),
+        *((name, " → ".join(f"{m[at]:.3f}" for at in STANDS if at in m)) for name, m in measures(summary)),
         *((label, form(value)) for label, form, value in values if value is not None),
         ("rows of metrics", f"{len(rows):,}"),
     ]
 
 
 def _measure(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    gain = figures["final"] - figures["base"]
     return {
         "name": name,
-        "base": f"{figures['base']:.3f}",
+        "base": f"{figures['base']:.3f}" if "base" in figures else "",
         "final": f"{figures['final']:.3f}",
-        "gain": f"{gain:+.3f}",
+        "gain": f"{figures['final'] - figures['base']:+.3f}" if "base" in figures else "",
         "interval": interval(figures["gain_ci95"]) if "gain_ci95" in figures else "",
     }
 

@@ -80,7 +80,9 @@ def _table(rows: list[tuple[str, Mapping[str, Any]]]) -> str:
 
 
 def _table_row(name: str, figures: Mapping[str, Any]) -> str:
-    base, final = figures["base"], figures["final"]
+    base, final = figures.get("base"), figures["final"]
+    if base is None:  # a model evaluated alone
+        return f"  {name:<18}  {'':>6}  {final:>6.3f}"
     row = f"  {name:<18}  {base:>6.3f}  {final:>6.3f}  {final - base:>+6.3f}"
     return row + (f"   {interval(figures['gain_ci95'])}" if "gain_ci95" in figures else "")
 
