@@ -310,9 +310,12 @@ def compose(folder: Path, overrides: list[str]) -> Config:
 
 def _compose(folder: Path, overrides: list[str]) -> Any:
     import hydra
+    from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(str(folder), version_base="1.3"):
-        return hydra.compose("r1mega", overrides)
+        composed = hydra.compose("r1mega", overrides)
+    # `+key=value` adds keys that the schema does not have; merged into it anew, they are refused.
+    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(composed))
 
 
 def _each_fault(folder: Path, overrides: list[str], failures: tuple[type[Exception], ...]) -> list[str]:
