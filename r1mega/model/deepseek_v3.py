@@ -133,6 +133,10 @@ def _cross_faults(hf: dict[str, Any], where: str) -> list[str]:
     experts, groups = hf["n_routed_experts"], hf["n_group"]
     if experts % groups:
         found.append(f"{where}.n_group: was {groups}; it must divide n_routed_experts = {experts}")
+    elif groups > 1 and experts < 2 * groups:
+        found.append(f"{where}.n_group: was {groups}; {experts} experts must make groups of at least two")
+    elif hf["topk_group"] > groups:
+        found.append(f"{where}.topk_group: was {hf['topk_group']}; there are n_group = {groups} groups")
     elif groups > 1 and hf["num_experts_per_tok"] != 2 * hf["topk_group"]:
         # Megatron rates a group by its best k / topk_group experts, DeepSeek (and vLLM) by its best two.
         found.append(
@@ -151,6 +155,11 @@ def _cross_faults(hf: dict[str, Any], where: str) -> list[str]:
             f"{where}.norm_topk_prob: was {hf['norm_topk_prob']}; with num_experts_per_tok ="
             f" {hf['num_experts_per_tok']} it must be {several}: Megatron's sigmoid router normalises the"
             " weights of several experts, and never that of one"
+        )
+    if hf["first_k_dense_replace"] > hf["num_hidden_layers"]:
+        found.append(
+            f"{where}.first_k_dense_replace: was {hf['first_k_dense_replace']};"
+            f" there are num_hidden_layers = {hf['num_hidden_layers']} layers"
         )
     if hf["qk_rope_head_dim"] % 2:
         found.append(f"{where}.qk_rope_head_dim: was {hf['qk_rope_head_dim']}; must be even")
