@@ -130,6 +130,9 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
     if shape.experts and plan.ep == 1 and plan.etp != plan.tp:
         # Without expert parallelism Megatron sums an expert's gradient over data-parallel ranks alone.
         faults.append(f"parallel.etp: was {plan.etp}; where parallel.ep is 1 it must be as tp, {plan.tp}")
+    if plan.ep > 1 and plan.etp > 1 and on_cpu:
+        # An expert's ranks get unequal shares of the tokens, which gloo's all-gather does not take.
+        faults.append(f"parallel.etp: was {plan.etp}; on a CPU it must be 1 where parallel.ep is above 1")
     if plan.vpp > 1 and on_cpu:
         # Measured: another loss and another gradient than in one process, or ranks that wait for ever.
         faults.append(f"parallel.vpp: was {plan.vpp}; must be 1 on a CPU, gloo mixes up its messages")
