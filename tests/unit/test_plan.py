@@ -1,0 +1,146 @@
+"""Layouts as integers: what fits is laid out, what does not is said in words, at any size."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1mega.parallel.plan import ModelShape, Plan, faults_for, make_plan
+
+DEGREES = {"tp": 1, "pp": 1, "vpp": 1, "ep": 1, "etp": None, "cp": 1, "dp": None, "ranks": None}
+powers = st.integers(0, 4).map(lambda exponent: 2**exponent)
+small = st.integers(1, 12)
+V3_671B = ModelShape(
+    layers=61,
+    attention_heads=128,
+    vocabulary=129280,
+    experts=256,
+    feed_forward_sizes=(18432, 2048),
+    expert_size=2048,
+)
+
+
+def plan_of(**degrees: int | None) -> tuple[Plan | None, list[str]]:
+    return make_plan(**(DEGREES | degrees))  # type: ignore[arg-type]
+
+
+@given(tp=small, pp=small, ep=small, cp=small)
+def test_a_layout_without_ranks_is_the_smallest_that_its_experts_fit(tp, pp, ep, cp):
+    plan, faults = plan_of(tp=tp, pp=pp, ep=ep, cp=cp)
+    assert faults == []
+    assert plan.world_size == tp * pp * cp * plan.dp
+    assert plan.etp * plan.ep * plan.expert_dp == tp * cp * plan.dp
+    smaller = (plan_of(tp=tp, pp=pp, ep=ep, cp=cp, dp=dp) for dp in range(1, plan.dp))
+    assert all(faults for _, faults in smaller)
+
+
+@given(tp=powers, pp=powers, cp=powers, dp=powers)
+def test_ranks_that_were_started_decide_data_parallelism(tp, pp, cp, dp):
+    ranks = tp * pp * cp * dp
+    assert plan_of(tp=tp, pp=pp, cp=cp, ranks=ranks) == plan_of(tp=tp, pp=pp, cp=cp, dp=dp)
+
+
+@given(tp=small, pp=small, cp=small, ranks=st.integers(1, 4096))
+def test_ranks_are_used_whole_or_refused(tp, pp, cp, ranks):
+    plan, faults = plan_of(tp=tp, pp=pp, cp=cp, ranks=ranks)
+    if ranks % (tp * pp * cp):
+        assert plan is None
+        [fault] = faults
+        assert f"tp {tp} x pp {pp} x cp {cp} = {tp * pp * cp} does not divide the {ranks} ranks" in fault
+    else:
+        assert plan.world_size == ranks
+
+
+@given(tp=small, ep=small, etp=small, cp=small, dp=small)
+def test_experts_are_laid_over_the_same_ranks_or_refused(tp, ep, etp, cp, dp):
+    plan, faults = plan_of(tp=tp, ep=ep, etp=etp, cp=cp, dp=dp)
+    if (tp * cp * dp) % (etp * ep):
+        assert plan is None
+        assert f"etp {etp} x ep {ep} = {etp * ep} must divide" in faults[0]
+    else:
+        assert plan.expert_dp * etp * ep == tp * cp * dp
+
+
+names = st.sampled_from(["tp", "pp", "vpp", "ep", "etp", "cp", "dp"])
+
+
+@given(st.dictionaries(names, st.integers(-3, 0), min_size=1))
+def test_every_degree_below_one_is_named_with_its_key(degrees):
+    plan, faults = plan_of(**degrees)
+    assert plan is None
+    assert sorted(faults) == sorted(
+        f"parallel.{name}: was {value}; must be at least 1" for name, value in degrees.items()
+    )
+
+
+def test_data_parallelism_that_contradicts_the_ranks_is_refused():
+    plan, [fault] = plan_of(tp=2, dp=3, ranks=8)
+    assert plan is None
+    assert fault.startswith("parallel.dp: was 3;")
+    assert "8 ranks were started" in fault
+
+
+@given(tp=small, ep=small)
+def test_an_expert_is_split_as_the_rest_is_only_where_experts_are_not_dealt_out(tp, ep):
+    plan, _ = plan_of(tp=tp, ep=ep)
+    assert plan.etp == (tp if ep == 1 else 1)
+
+
+def test_the_layout_of_2048_ranks_that_trained_v3_is_checked_here():
+    """DeepSeek-V3's own: 16 pipeline stages, 64 expert-parallel ranks, no tensor parallelism."""
+    plan, faults = plan_of(pp=16, ep=64, ranks=2048)
+    assert faults == []
+    assert (plan.dp, plan.expert_dp) == (128, 2)
+    assert str(plan) == ("tp 1 x cp 1 x dp 128 x pp 16 = 2048 ranks (experts: etp 1 x ep 64 x dp 2; vpp 1)")
+    assert faults_for(plan, V3_671B, on_cpu=False) == [
+        "parallel: the model's 61 layers cannot be divided by pp x vpp = 16"
+    ]
+
+
+@given(
+    tp=powers,
+    pp=powers,
+    vpp=powers,
+    ep=powers,
+    etp=st.none() | powers,
+    cp=powers,
+    layers=st.integers(1, 64),
+    heads=st.integers(1, 64),
+    experts=st.integers(0, 64),
+    on_cpu=st.booleans(),
+)
+def test_all_that_a_model_cannot_be_laid_out_for_is_named_at_once(
+    tp, pp, vpp, ep, etp, cp, layers, heads, experts, on_cpu
+):
+    plan, _ = plan_of(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp)
+    shape = ModelShape(layers, heads, 64, experts, (64,), 64)
+    wanted = {
+        f"{layers} layers cannot be divided by pp x vpp = {pp * vpp}": layers % (pp * vpp) > 0,
+        f"{heads} attention heads cannot be divided by tp = {tp}": heads % tp > 0,
+        f"{experts} experts cannot be divided by ep = {ep}": experts % ep > 0,
+        f"parallel.ep: was {ep}; a dense model": ep > 1 and not experts,
+        f"parallel.etp: was {plan.etp}; where parallel.ep is 1": ep == 1 and experts and plan.etp != tp,
+        f"parallel.etp: was {plan.etp}; on a CPU": on_cpu and ep > 1 and plan.etp > 1,
+        f"parallel.vpp: was {vpp}; must be 1 on a CPU": on_cpu and vpp > 1,
+        f"parallel.vpp: was {vpp}; virtual stages need": not on_cpu and vpp > 1 and pp == 1,
+        f"parallel.cp: was {cp}": on_cpu and cp > 1,
+    }
+    faults = faults_for(plan, shape, on_cpu=on_cpu)
+    assert len(faults) == sum(map(bool, wanted.values()))
+    for words, wrong in wanted.items():
+        assert any(words in fault for fault in faults) == bool(wrong)
+
+
+@given(tp=st.sampled_from([3, 5, 7]), ep=st.integers(2, 4), pp=small)
+def test_every_size_that_does_not_divide_is_its_own_fault(tp, ep, pp):
+    plan, _ = plan_of(tp=tp, ep=ep, etp=tp, pp=pp)
+    sizes = ModelShape(
+        layers=13,
+        attention_heads=8,
+        vocabulary=128,
+        experts=4 * ep,
+        feed_forward_sizes=(256, 64),
+        expert_size=32,
+    )
+    faults = [fault for fault in faults_for(plan, sizes, on_cpu=False) if "layers" not in fault]
+    assert [int(fault.split("model's ")[1].split()[0]) for fault in faults] == [8, 128, 256, 64, 32]
