@@ -1,0 +1,62 @@
+"""What an engine's receipt may lack, and that each lack has words and a name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from r1mega.weights.proof import Sent, check_receipt, largest_difference
+
+SENT = Sent(version=3, checksums={"a[0:4]": 1, "a[4:8]": 2, "b[0:2]": 3})
+RIGHT = {"version": 3, "checksums": dict(SENT.checksums), "not_loaded": []}
+
+
+def test_a_right_receipt_has_no_fault():
+    assert check_receipt(SENT, RIGHT, "engine 0") == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"version": 2}, "engine 0 holds version 2; the policy is at 3"),
+        ({"checksums": {"a[0:4]": 1, "b[0:2]": 3}}, "engine 0 never received a[4:8]"),
+        ({"checksums": SENT.checksums | {"c": 9}}, "engine 0 received c, which was not sent"),
+        (
+            {"checksums": SENT.checksums | {"a[4:8]": 9}},
+            "engine 0 received other bytes of a[4:8] than were sent",
+        ),
+        ({"not_loaded": ["norm.weight"]}, "engine 0 loaded nothing into its parameter norm.weight"),
+    ],
+)
+def test_each_fault_has_its_words(change, fault):
+    assert check_receipt(SENT, RIGHT | change, "engine 0") == [fault]
+
+
+names = st.sampled_from("abcdefgh")
+
+
+@given(sent=st.dictionaries(names, st.integers(0, 2)), got=st.dictionaries(names, st.integers(0, 2)))
+def test_every_place_that_differs_is_named_once_and_no_other(sent, got):
+    faults = check_receipt(Sent(0, sent), {"version": 0, "checksums": got, "not_loaded": []}, "it")
+    different = {name for name in sent.keys() | got.keys() if sent.get(name) != got.get(name)}
+    assert len(faults) == len(different)
+    assert all(any(f" {name}" in fault for fault in faults) for name in different)
+
+
+def test_the_largest_difference_is_of_any_token():
+    ours = [np.array([0.0, -1.0]), np.array([-2.0])]
+    assert largest_difference(ours, ours) == 0.0
+    assert largest_difference(ours, [ours[0], np.array([-2.5])]) == 0.5
+    assert largest_difference(ours, [np.array([0.0, -0.25]), ours[1]]) == 0.75
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_is_no_number_is_beyond_any_limit(value, at):
+    ours = [np.array([0.0, -1.0]), np.array([-2.0, -3.0])]
+    theirs = [part.copy() for part in ours]
+    theirs[at][0] = value
+    assert largest_difference(ours, theirs) > 1e300
+    assert largest_difference(theirs, ours) > 1e300
