@@ -217,9 +217,7 @@ def setup(folder: Path) -> None:
         wanted[0].write_text(lock.read_text().replace(pinned("pycosat"), ""))
     said = venv.install("-r", wanted[0], "-e", ".", show=True)
     if said:
-        raise SetupError(
-            f"{said}\nSome packages could not be installed (see above); then: make setup"
-        )
+        raise SetupError(f"{said}\nSome packages could not be installed (see above); then: make setup")
 
     say("[4/4] first import of torch, Megatron-Core and vLLM")
     venv.first_import()
@@ -259,9 +257,7 @@ def lock(options: list[str]) -> None:
         index = venv.torch_index("--force-reinstall") if runtime == "cpu" else []
         # uv keeps the versions that the output file already holds, unless an option says otherwise.
         compile_ = ["pip", "compile", "--quiet", "--no-header", *asked, *options, *index]
-        failed, said = venv.run(
-            [venv.uv, *compile_, "-o", str(target.relative_to(ROOT))], show=False
-        )
+        failed, said = venv.run([venv.uv, *compile_, "-o", str(target.relative_to(ROOT))], show=False)
         if failed:
             raise SetupError(f"{said}\nlocks/{runtime}.txt was left as it was (see above)")
         target.write_text(header(runtime, asked) + target.read_text())

@@ -17,7 +17,7 @@ from r1mega.rewards.format import answer_of
 from r1mega.rewards.grader import Grader
 from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
-from r1mega.stages.handover import Handover
+from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
 from r1mega.stages.recorder import Recorder
 from r1mega.stages.serving import open_engines
@@ -44,7 +44,7 @@ def run(config: Config, plan: Plan) -> None:
         ):
             policy.load(text.folder)
             engines.wait()
-            handover = Handover(config, policy, engines)
+            handover = Handover(config, policy, engines, probe_texts(config, text))
             handover.run()
             rates = evaluate(config, text, engines, grader, recorder, rollout=0)
         measures = {

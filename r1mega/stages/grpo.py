@@ -32,7 +32,7 @@ from r1mega.rewards.grader import Grader
 from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
 from r1mega.stages.evaluate import Rates, evaluate, size
-from r1mega.stages.handover import Handover
+from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_questions, load_text
 from r1mega.stages.pretrain import pretrain
 from r1mega.stages.recorder import Recorder
@@ -55,7 +55,7 @@ def run(config: Config, plan: Plan) -> None:
             else:
                 policy.load(Path(config.model.init_from))
             engines.wait()
-            handover = Handover(config, policy, engines)
+            handover = Handover(config, policy, engines, probe_texts(config, text))
             handover.run()
             base = evaluate(config, text, engines, grader, recorder, rollout=0)
             mismatches = train(config, text, policy, engines, grader, handover, recorder)

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.distributed as dist
 
 from r1mega.config import Config
 from r1mega.model.rows import Sample
 from r1mega.policy import Policy
 from r1mega.rollout.engines import Engines
+from r1mega.stages.parts import Text
 from r1mega.weights.proof import HandoverError, Sent, check_receipt, largest_difference
 from r1mega.weights.shared_memory import SharedMemorySender
-
-PROBE_TOKENS = 32
-"""Length of each probe text."""
 
 
 class Handover:
     """One policy, its engines, and the way between them; `run` is called on every rank."""
 
-    def __init__(self, config: Config, policy: Policy, engines: Engines) -> None:
+    def __init__(
+        self, config: Config, policy: Policy, engines: Engines, probe: Sequence[Sequence[int]]
+    ) -> None:
+        """Connect the engines.
+
+        Args:
+            probe: texts, as tokens, that both sides score after every hand-over.
+        """
         self.policy, self.engines = policy, engines
         self.tolerance = config.handover.max_abs_dlogp
         self.sender = SharedMemorySender(policy.source)
-        self.probe = _probe(config, policy.hf["vocab_size"])
+        self.probe = probe
         self.count = 0
         self.worst = 0.0
         engines.connect(self.sender.init_info())
@@ -91,8 +96,15 @@ class Handover:
         return max(differences.values())
 
 
-def _probe(config: Config, vocabulary: int) -> list[list[int]]:
-    """Texts of random tokens: they reach every part of the vocabulary and all experts alike."""
-    generator = torch.Generator().manual_seed(config.seed)
-    length = min(PROBE_TOKENS, config.rollout.max_context_tokens - 1)
-    return torch.randint(vocabulary, (config.handover.probe_samples, length), generator=generator).tolist()
+def probe_texts(config: Config, text: Text) -> list[list[int]]:
+    """Held-out questions with their answers, as tokens; what `Handover` compares both sides on.
+
+    Texts as the policy meets them, not random tokens: of those a trained model gives log-probs of -50,
+    in which fp32 alone makes the two sides differ by nearly the limit.
+    """
+    chosen = text.questions.held_out[: config.handover.probe_samples]
+    longest = config.rollout.max_context_tokens - 1  # the engine samples one token after a text
+    return [
+        [*text.prompt(question), *text.tokenizer.encode(f" {question.answer}").ids][:longest]
+        for question in chosen
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.handover import EXPERT, FAULTS, engine_config, engine_fields, message, move_weights
-from support.models import new_policy
+from support.models import new_policy, random_probe
 from support.ranks import free_ports, layout, run_ranks
 
 LIMIT = 1e-4
@@ -25,7 +25,7 @@ def hand_over(
     from r1mega.stages.handover import Handover
 
     policy = new_policy(fields, plan)
-    handover = Handover(config, policy, engines)
+    handover = Handover(config, policy, engines, random_probe(fields["vocab_size"]))
     differences = []
     for course in range(COURSES):
         move_weights(policy, course)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.handover import engine_config, engine_fields
-from support.models import new_policy, samples_of
+from support.models import new_policy, random_probe, samples_of
 from support.ranks import free_ports, open_layout, run_ranks
 
 MISMATCH_LIMIT = 1e-5
@@ -41,7 +41,7 @@ def rollouts(port: int, folder: Path) -> dict[str, Any]:
     opened = open_engines(config, policy)
     engines = opened.__enter__()  # and never closed, as one rank is killed in the end
     engines.wait()
-    handover = Handover(config, policy, engines)
+    handover = Handover(config, policy, engines, random_probe(fields["vocab_size"]))
     handover.run()
     asked = requests(fields["vocab_size"])
     found["asked"] = asked

@@ -80,6 +80,12 @@ def random_texts(draw: random.Random, vocabulary: int, count: int, longest: int 
     return texts
 
 
+def random_probe(vocabulary: int, count: int = 16, tokens: int = 32) -> list[list[int]]:
+    """Texts of random tokens, which reach every expert and the whole vocabulary."""
+    draw = random.Random(0)
+    return [[draw.randrange(vocabulary) for _ in range(tokens)] for _ in range(count)]
+
+
 def samples_of(texts: list[Text]) -> list[Any]:
     """The texts as the policy takes them."""
     from r1mega.model.rows import Sample

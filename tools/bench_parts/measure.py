@@ -26,7 +26,7 @@ from r1mega.policy import Policy
 from r1mega.rewards.grader import Grader
 from r1mega.rollout.engines import Engines
 from r1mega.stages import grpo
-from r1mega.stages.handover import Handover
+from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
 from r1mega.stages.pretrain import pretrain
 from r1mega.stages.serving import open_engines
@@ -50,7 +50,7 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
         grader = stack.enter_context(Grader(config.reward.workers, config.reward.time_limit_s))
         base = _base(config, text, policy, recorder)
         engines.wait()
-        handover = Handover(config, policy, engines)
+        handover = Handover(config, policy, engines, probe_texts(config, text))
         handover.run()
         recorder.say("starting raw vLLM in three ways ...")
         raws = stack.enter_context(_raw_engines(config, base, text.end_token))
