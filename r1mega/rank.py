@@ -26,15 +26,16 @@ def run_rank(config: Config, plan: Plan) -> int:
         plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s
     )
     from r1mega.rollout.engines import EngineError
+    from r1mega.weights.folder import FolderError
     from r1mega.weights.proof import HandoverError
 
     try:
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
-    except (BadRun, EngineError, HandoverError) as error:
+    except (BadRun, FolderError, EngineError, HandoverError) as error:
         # These are raised on every rank; one says so.
         if os.environ["RANK"] == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
+        return 2 if isinstance(error, BadRun | FolderError) else 1
     close_groups()
     return 0
 

@@ -55,7 +55,10 @@ def load_questions(config: Config) -> Questions:
         everything = prompts.read_prompts(data.prompts_file)
         return prompts.split(everything, data.train_questions, data.held_out_questions, seed=0)
     named = [(task.name, task.parameters, task.weight) for task in data.tasks]
-    return tasks.generate(named, data.train_questions, data.held_out_questions, seed=0)
+    try:
+        return tasks.generate(named, data.train_questions, data.held_out_questions, seed=0)
+    except ValueError as error:
+        raise BadRun([str(error)]) from error
 
 
 def load_text(config: Config, questions: Questions) -> Text:
@@ -65,8 +68,12 @@ def load_text(config: Config, questions: Questions) -> Text:
         folder = Path(config.model.init_from)
     else:
         folder = config.folder / "tokenizer"
+        words = lexicon([*questions.train, *questions.held_out], template)
+        try:
+            built = tokenizer.build(words, limit=config.model.hf["vocab_size"])
+        except tokenizer.VocabularyError as error:
+            raise BadRun([f"model.hf.vocab_size: {error}"]) from None
         if dist.get_rank() == 0:
-            built = tokenizer.build(lexicon([*questions.train, *questions.held_out], template))
             tokenizer.save(built, folder, templates.TEMPLATES[template], config.rollout.max_context_tokens)
         dist.barrier()
     from tokenizers import Tokenizer
