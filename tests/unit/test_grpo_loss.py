@@ -82,9 +82,7 @@ def test_hand_worked_tokens():
 @pytest.mark.parametrize(("ratio", "advantage"), [(1.5, -1.0), (0.5, 1.0), (1.1, 1.0), (1.5, 0.0)])
 def test_the_clip_is_counted_only_where_it_is_in_force(ratio, advantage):
     logp = torch.tensor([math.log(ratio)], requires_grad=True)
-    loss, figures = loss_of(
-        logp, torch.zeros(1), logp.detach(), torch.tensor([advantage]), torch.ones(1)
-    )
+    loss, figures = loss_of(logp, torch.zeros(1), logp.detach(), torch.tensor([advantage]), torch.ones(1))
     loss.backward()
     assert figures["pg_clipfrac"].item() == 0
     assert logp.grad.item() == pytest.approx(-ratio * advantage)

@@ -21,9 +21,7 @@ def test_equal_sides_differ_by_exactly_nothing():
 
 def test_k1_estimates_the_kl_from_samples():
     sampler, trainer = torch.tensor([0.7, 0.3]), torch.tensor([0.6, 0.4])
-    tokens = torch.multinomial(
-        sampler, 200_000, replacement=True, generator=torch.Generator().manual_seed(0)
-    )
+    tokens = torch.multinomial(sampler, 200_000, replacement=True, generator=torch.Generator().manual_seed(0))
     exact = (sampler * (sampler / trainer).log()).sum().item()
     figures = mismatch(trainer.log()[tokens], sampler.log()[tokens])
     assert figures["k1"] == pytest.approx(exact, abs=2e-3)

@@ -27,17 +27,13 @@ def test_the_promises(layout):
 
     everyone = sorted(i for rank in packed for row in rank for i in row)
     assert everyone == list(range(len(lengths)))  # 1
-    assert all(
-        -(-load // multiple_of) * multiple_of <= limit for rank in loads for load in rank
-    )  # 2
+    assert all(-(-load // multiple_of) * multiple_of <= limit for rank in loads for load in rank)  # 2
     assert len(packed) == ranks  # 3
     assert len({len(rank) for rank in packed}) == 1
     assert packed[0]
     totals = [sum(rank) for rank in loads]
     assert max(totals) - min(totals) <= max(lengths, default=0)  # 4
-    assert any(
-        all(a + b > capacity for a, b in itertools.combinations(rank, 2)) for rank in loads
-    )  # 5
+    assert any(all(a + b > capacity for a, b in itertools.combinations(rank, 2)) for rank in loads)  # 5
     for rank in packed:  # 6
         if [] in rank:
             assert sum(map(len, rank)) < len(rank)

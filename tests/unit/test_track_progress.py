@@ -32,8 +32,7 @@ def test_the_line_of_a_rollout():
     stream = io.StringIO()
     progress(stream, [0.0, 36.0]).show(12, ROW)
     assert stream.getvalue() == (
-        "rollout 12/30  reward  1.43  accuracy 0.71  length  24.1"
-        "    2,310 tok/s    3.1 s  left 0:54\n"
+        "rollout 12/30  reward  1.43  accuracy 0.71  length  24.1    2,310 tok/s    3.1 s  left 0:54\n"
     )
 
 

@@ -78,9 +78,7 @@ def sample(version, prompt, answer):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     jsonl.append(folder / "metrics.jsonl", *grpo_rows())
-    jsonl.append(
-        folder / "samples.jsonl", sample(0, "q1", HOSTILE), sample(4, "q1", "better" + HOSTILE)
-    )
+    jsonl.append(folder / "samples.jsonl", sample(0, "q1", HOSTILE), sample(4, "q1", "better" + HOSTILE))
     write_summary(folder / "summary.json", SUMMARY)
     (folder / "config.yaml").write_text("stage: grpo # <script>\n")
     return write_report(folder).read_text(encoding="utf-8")
