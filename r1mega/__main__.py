@@ -60,10 +60,12 @@ def _run(arguments: list[str]) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return 2
-    if "RANK" not in os.environ:
-        from r1mega.stages.finished import show_finished
+    from r1mega.stages.finished import show_finished
 
-        return 0 if show_finished(config) else start_ranks(arguments, plan.world_size)
+    if show_finished(config):
+        return 0
+    if "RANK" not in os.environ:
+        return start_ranks(arguments, plan.world_size)
     from r1mega.rank import run_rank
 
     return run_rank(config, plan)

@@ -6,6 +6,7 @@ Imports no torch: the launcher asks before it starts any rank.
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 
 from r1mega.config import BadRun, Config, to_yaml
@@ -25,13 +26,16 @@ def show_finished(config: Config) -> bool:
     summary = read_summary(config.folder / "summary.json")
     if config.fresh or summary.get("config_hash") != config_hash(config):
         return False
-    print(format_result(summary, config.folder / "report.html"))
-    print("This run was finished before; fresh=true repeats it.")
+    if os.environ.get("RANK", "0") == "0":
+        print(format_result(summary, config.folder / "report.html"))
+        print("This run was finished before; fresh=true repeats it.")
     return True
 
 
 def prepare_folder(config: Config) -> None:
-    """Empty the run's folder of an earlier run and leave the resolved config in it.
+    """Clear the run's folder of an earlier run and leave the resolved config in it.
+
+    What another run finished there is moved aside; what it left unfinished is deleted.
 
     Raises:
         BadRun: the folder holds something that no run left there.
@@ -40,7 +44,14 @@ def prepare_folder(config: Config) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "config.yaml").exists():
             raise BadRun([f"name: {folder} exists and is no run's folder; choose another name"])
-        print(f"Starting over in {folder}: what is there is of another or an unfinished run.")
-        shutil.rmtree(folder)
+        finished = read_summary(folder / "summary.json").get("config_hash")
+        if finished and not config.fresh:
+            kept = folder.with_name(f"{folder.name}-{finished}")
+            shutil.rmtree(kept, ignore_errors=True)
+            print(f"{folder} holds another run, finished; it is kept as {kept}.")
+            folder.rename(kept)
+        else:
+            print(f"Starting over in {folder}: what an earlier run left there goes.")
+            shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
