@@ -1,0 +1,225 @@
+"""Composing a run: what stands in conf/ is sound, and what a user gets wrong is said in the user's words."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from r1mega.__main__ import configurations
+from r1mega.checks import check
+from r1mega.config import BadRun, Config, Stage, compose, to_yaml
+from r1mega.stages.finished import config_hash
+
+CONF = configurations()
+RUNS = sorted(path.stem for path in (CONF / "run").glob("*.yaml"))
+# Composing takes a tenth of a second, and what fails is composed again for each override.
+few = settings(max_examples=8, derandomize=True)
+
+
+def composed(*overrides: str) -> Config:
+    return compose(CONF, ["run=cpu_zero", *overrides])
+
+
+def faults(*overrides: str) -> list[str]:
+    """What is wrong with the run, a fault a line; its head, which counts them, left out."""
+    with pytest.raises(BadRun) as raised:
+        check(composed(*overrides), ranks=None)
+    first, *rest = str(raised.value).split("\n  ")
+    assert first == f"{len(rest)} faults:" or not rest
+    return rest or [first]
+
+
+def leaves(section: object, path: str = "") -> dict[str, object]:
+    """Every key that is no section, with its value."""
+    found: dict[str, object] = {}
+    for item in fields(section):  # type: ignore[arg-type]
+        value = getattr(section, item.name)
+        deeper = leaves(value, f"{path}{item.name}.") if is_dataclass(value) else {}
+        found |= deeper or {path + item.name: value}
+    return found
+
+
+LEAVES = leaves(composed())
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_every_run_composes_and_is_sound(run: str, tmp_path: Path) -> None:
+    config = compose(CONF, [f"run={run}"])
+    if config.stage is Stage.evaluate:
+        with pytest.raises(BadRun, match=r"model\.init_from: was null; must be the folder"):
+            check(config, ranks=None)
+    else:
+        assert check(config, ranks=None).world_size == 2
+
+
+PP2 = pytest.param(
+    "pp2", marks=pytest.mark.xfail(strict=True, reason="the demo's model has an odd number of layers")
+)
+
+
+@pytest.mark.parametrize("layout", ["single", "tp2", PP2, "ep2"])
+def test_the_demo_runs_under_every_layout(layout: str) -> None:
+    assert check(composed(f"parallel={layout}"), ranks=None).world_size == (1 if layout == "single" else 2)
+
+
+def test_a_run_written_out_is_the_same_run() -> None:
+    config = composed("seed=3", "grpo.optimizer.lr=0.001", "model.hf.rope_theta=50000.0")
+    again = OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.create(to_yaml(config)))
+    assert OmegaConf.to_object(again) == config
+
+
+@few
+@given(st.sampled_from(sorted(LEAVES)), st.integers(0, 20), st.sampled_from("xyz_"))
+def test_a_misspelt_key_is_named(key: str, at: int, letter: str) -> None:
+    wrong = key[: at % len(key)] + letter + key[at % len(key) :]
+    parts = wrong.split(".")
+    assume(wrong not in LEAVES and "" not in parts)
+    # Below these a user may put keys of his own.
+    assume(not wrong.startswith(("model.hf.", "pretrain.mixture.", "reward.weights.")))
+    [fault] = faults(f"{wrong}=1")
+    assert fault.startswith(f"{wrong}=1: ")
+    assert "\n" not in fault
+    if parts[:-1] == key.split(".")[:-1] and len(parts[-1]) > 4:
+        assert f"did you mean {key}?" in fault
+
+
+WRONG = {int: "many", float: "much", bool: "maybe"}
+
+
+@few
+@given(st.sampled_from([key for key, value in LEAVES.items() if type(value) in WRONG]))
+def test_a_value_of_the_wrong_type_is_named(key: str) -> None:
+    override = f"{key}={WRONG[type(LEAVES[key])]}"  # type: ignore[index]
+    [fault] = faults(override)
+    assert fault.startswith(f"{override}: ")
+    assert "could not be converted" in fault or "is not a valid" in fault
+
+
+MISTAKES = ["grpo.rolouts=1", "parallel.tp=two", "+foo=1", "track.wandb=on"]
+
+
+@few
+@given(st.lists(st.sampled_from(MISTAKES), min_size=1, unique=True))
+def test_every_override_that_is_wrong_is_named_at_once(wrong: list[str]) -> None:
+    found = faults("seed=4", *wrong)
+    assert sorted(fault.split(": ")[0] for fault in found) == sorted(wrong)
+
+
+@pytest.mark.parametrize("group", ["run", "model", "parallel", "rollout", "grpo", "data"])
+def test_a_choice_that_is_not_there_is_answered_with_those_that_are(group: str) -> None:
+    choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    [fault] = faults(f"{group}=nowhere")
+    assert fault.startswith(f"{group}=nowhere: ")
+    assert fault.endswith(f"choices: {', '.join(choices)}")
+
+
+def test_a_run_must_be_named() -> None:
+    with pytest.raises(BadRun, match=f"run: must be given.*{RUNS[0]}"):
+        compose(CONF, ["seed=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("seed=-1", "seed: was -1; must be at least 0"),
+        ("grpo.rollouts=0", "grpo.rollouts: was 0; must be above 0"),
+        ("grpo.optimizer.lr=0", "grpo.optimizer.lr: was 0.0; must be above 0"),
+        ("rollout.top_p=1.5", "rollout.top_p: was 1.5; must be above 0 and at most 1"),
+        ("grpo.samples_per_prompt=1", "grpo.samples_per_prompt: was 1;"),
+        ("grpo.updates_per_rollout=7", "grpo.updates_per_rollout: was 7; must divide"),
+        ("rollout.max_answer_tokens=128", "rollout.max_context_tokens: was 128; must leave room"),
+        ("train.tokens_per_microbatch=100", "train.tokens_per_microbatch: was 100; must hold one sample"),
+        ("eval.questions=513", "eval.questions: was 513; data.held_out_questions holds 512"),
+        ("precision.dtype=bf16", "precision.dtype: was bf16; on cpu it must be fp32"),
+        ("cluster.backend=cuda", "cluster.backend: was cuda;"),
+        ("reward.weights.accurcy=1.0", "reward.weights.accurcy"),
+        ("pretrain.mixture.right=2", "pretrain.mixture.right: was 2.0; must be a share"),
+        ("data.template=shrt", "data.template: was shrt"),
+        ("+model.hf.scoring_func=softmax", "model.hf.scoring_func: was 'softmax'"),
+        ("model.hf.hidden_size=big", "model.hf.hidden_size: was 'big'; must be a positive int"),
+        ("model.hf.n_group=3", "model.hf.n_group: was 3; it must divide n_routed_experts = 8"),
+        ("model.hf.n_group=8", "model.hf.n_group: was 8; 8 experts must make groups of at least two"),
+        ("model.hf.topk_group=3", "model.hf.topk_group: was 3; there are n_group = 2 groups"),
+        ("model.hf.num_experts_per_tok=3", "model.hf.num_experts_per_tok: was 3; with groups it must be"),
+        ("model.hf.first_k_dense_replace=9", "model.hf.first_k_dense_replace: was 9; there are"),
+        ("model.hf.qk_rope_head_dim=15", "model.hf.qk_rope_head_dim: was 15; must be even"),
+        ("+model.hf.norm_topk_prob=false", "model.hf.norm_topk_prob: was False; with num_experts"),
+        ("+model.hf.window=3", "model.hf.window: no field of the DeepSeek-V3 family"),
+        ("~model.hf.vocab_size", "model.hf.vocab_size: missing; a int is needed"),
+        ("parallel.tp=3", "heads cannot be divided by tp = 3"),
+        ("parallel.cp=2", "parallel.cp: was 2;"),
+        ("parallel.dp=0", "parallel.dp: was 0; must be at least 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_said_with_its_key(override: str, words: str) -> None:
+    assert any(words in fault for fault in faults(override))
+
+
+def test_faults_of_every_part_come_at_once(tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"question": "1 + 1?", "answer": "2"}\n{"question": "2 + 2?"}\nnot JSON\n')
+    found = "\n".join(
+        faults(
+            "parallel.tp=3",
+            "grpo.rollouts=0",
+            "seed=-1",
+            f"model.init_from={tmp_path / 'nowhere'}",
+            f"data.prompts_file={prompts}",
+            "data.template=shrt",
+        )
+    )
+    for words in (
+        "grpo.rollouts: was 0",
+        "seed: was -1",
+        f"model.init_from: was {tmp_path / 'nowhere'}; no such folder",
+        f"{prompts}:2: answer is missing",
+        f"{prompts}:3: not JSON",
+        "data.template: was shrt",
+    ):
+        assert words in found
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (None, "it has no config.json"),
+        ("{", "config.json: not JSON"),
+        ("{}", "its architectures are []"),
+        ('{"architectures": ["LlamaForCausalLM"]}', "its architectures are ['LlamaForCausalLM']"),
+        ('{"architectures": ["DeepseekV3ForCausalLM"]}', "config.json.hidden_size: missing"),
+    ],
+)
+def test_a_model_folder_at_fault_is_said_with_its_file(
+    tmp_path: Path, config: str | None, words: str
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    found = faults(f"model.init_from={tmp_path}")
+    assert any(words in fault for fault in found)
+    assert all(str(tmp_path) in fault for fault in found)
+
+
+def test_a_model_folder_without_weights_or_tokenizer_is_said_at_once(tmp_path: Path) -> None:
+    found = faults(f"model.init_from={tmp_path}")
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors"):
+        assert f"model.init_from: was {tmp_path}; it has no {name}" in found
+
+
+def test_started_ranks_decide_the_layout() -> None:
+    assert check(composed("parallel=ep2"), ranks=4).dp == 4
+    with pytest.raises(BadRun, match="does not divide the 3 ranks started"):
+        check(composed("parallel=tp2"), ranks=3)
+
+
+def test_two_runs_are_the_same_where_all_that_decides_the_result_is() -> None:
+    same = config_hash(composed())
+    assert config_hash(composed("name=other", "runs_dir=elsewhere", "fresh=true")) == same
+    for override in ("seed=1", "grpo.rollouts=31", "parallel=tp2", "model.hf.q_lora_rank=null"):
+        assert config_hash(composed(override)) != same, override

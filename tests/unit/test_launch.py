@@ -1,0 +1,123 @@
+"""Our own launcher starts ranks that can meet, ends all when one ends badly, and leaves none behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from r1mega import launch
+
+# What stands in for `python -m r1mega WORD`: writes its environment down, then does as the word says.
+RANK = """#!{python}
+import os, signal, sys, time
+rank, word, folder = int(os.environ["RANK"]), sys.argv[3], os.path.dirname(__file__)
+names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
+names.append("R1MEGA_LAUNCHED")
+if word == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+with open(f"{{folder}}/{{rank}}", "w") as out:
+    print(os.getpid(), *(os.environ[name] for name in names), file=out)
+last = rank == int(os.environ["WORLD_SIZE"]) - 1
+if last and word == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+while word != "well" and not last or word == "wait":
+    time.sleep(0.05)
+while not all(os.path.exists(f"{{folder}}/{{other}}") for other in range(int(os.environ["WORLD_SIZE"]))):
+    time.sleep(0.01)
+sys.exit(0 if word == "well" else 7)
+"""
+
+
+@pytest.fixture
+def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder where the ranks write; `sys.executable` is the stand-in while the test lasts."""
+    program = tmp_path / "python"
+    program.write_text(RANK.format(python=sys.executable))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(launch, "GRACE_S", 0.5)
+    monkeypatch.setattr(launch, "_port", [])
+    for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+def written(folder: Path) -> list[list[str]]:
+    """What each rank wrote: its pid, then its environment."""
+    return [path.read_text().split() for path in sorted(folder.glob("[0-9]"))]
+
+
+def none_left(folder: Path) -> bool:
+    pids = [int(words[0]) for words in written(folder)]
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+
+
+def test_ranks_find_each_other(ranks: Path) -> None:
+    assert launch.start_ranks(["well"], 3) == 0
+    found = written(ranks)
+    assert [words[1:6] for words in found] == [[f"{r}", f"{r}", "3", "3", "127.0.0.1"] for r in range(3)]
+    [port] = {words[6] for words in found}
+    assert 0 < int(port) < 2**16
+    assert {words[7] for words in found} == {"1"}
+
+
+@pytest.mark.parametrize(("word", "code"), [("badly", 7), ("killed", 128 + signal.SIGKILL), ("stubborn", 7)])
+def test_one_that_ends_badly_ends_all_with_its_code(ranks: Path, word: str, code: int) -> None:
+    began = time.monotonic()
+    assert launch.start_ranks([word], 3) == code
+    assert time.monotonic() - began < 10
+    assert len(written(ranks)) == 3
+    assert none_left(ranks)
+
+
+def test_an_interrupt_ends_all_quietly(ranks: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        while len(written(ranks)) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert launch.start_ranks(["wait"], 2) == 130
+    thread.join()
+    assert capsys.readouterr() == ("", "\nStopped.\n")
+    assert none_left(ranks)
+
+
+def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> dict[str, str]:
+    given = dict(values)
+    monkeypatch.setattr(launch.os, "environ", given)
+    return given
+
+
+def test_without_an_outer_launcher_the_ranks_are_ours_to_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch)
+    assert launch.ranks_started() is None
+    environment(monkeypatch, SLURM_JOB_ID="7")  # in an allocation, but not started by srun
+    assert launch.ranks_started() is None
+
+
+def test_torchruns_ranks_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment(monkeypatch, RANK="1", WORLD_SIZE="4")
+    assert launch.ranks_started() == 4
+
+
+def test_sruns_ranks_are_joined_in_torchs_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    slurm = {"SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "4", "SLURM_JOB_ID": "70001"}
+    found = environment(monkeypatch, **slurm, SLURM_STEP_TASKS_PER_NODE="2(x2)")
+    assert launch.ranks_started() == 4
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    assert [found[name] for name in names] == ["3", "1", "4", "2"]
+    port = found["MASTER_PORT"]
+    assert 1024 < int(port) < 2**16
+    other = environment(monkeypatch, **slurm | {"SLURM_PROCID": "0"})
+    launch.ranks_started()
+    assert other["MASTER_PORT"] == port
