@@ -66,6 +66,12 @@ FIXED = (
     "attention_bias",
     "tie_word_embeddings",
 )
+# The least value of those of them that are numbers.
+LEAST: dict[str, float] = {
+    **dict.fromkeys(("n_group", "topk_group"), 1),
+    **dict.fromkeys(("n_shared_experts", "num_nextn_predict_layers", "aux_loss_alpha"), 0),
+    **dict.fromkeys(("routed_scaling_factor", "rms_norm_eps", "rope_theta", "initializer_range"), 0),
+}
 # Fields of a published config.json that say nothing about the computation.
 IGNORED = frozenset(
     {
@@ -117,6 +123,11 @@ def faults(hf: dict[str, Any], where: str = "model.hf") -> list[str]:
         f"{where}.{name}: was {hf[name]!r}; must be a positive {kind.__name__}"
         for name, kind in REQUIRED.items()
         if name in hf and (type(hf[name]) is not kind or hf[name] < (name != "first_k_dense_replace"))
+    ]
+    found += [
+        f"{where}.{name}: was {hf[name]!r}; must be a number of at least {least}"
+        for name, least in LEAST.items()
+        if name in hf and (type(hf[name]) not in (int, float) or hf[name] < least)
     ]
     known = REQUIRED.keys() | DEFAULTS.keys() | IGNORED
     found += [f"{where}.{name}: no field of the DeepSeek-V3 family" for name in hf if name not in known]
