@@ -6,6 +6,7 @@ same values on every rank, in the order of the samples given, whatever the layou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -40,6 +41,10 @@ from r1mega.weights.source import MegatronSource
 TokenLoss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 """From `logps_T` and the row's named values to a loss and metrics, each a sum over the row's tokens
 such that the sums over all rows of all ranks are the figures of the whole mini-batch."""
+
+
+class DivergedError(RuntimeError):
+    """Training that has left the finite numbers; the message has the update's figures."""
 
 
 class Policy:
@@ -173,13 +178,18 @@ class Policy:
 
         Returns:
             The loss's metrics, the gradient's norm and the learning rate.
+
+        Raises:
+            DivergedError: on every rank; the gradient is not finite, and the weights are lost with it.
         """
         metrics = self.backward(samples, values, loss, mtp_loss_weight)
         lr = self.optimizer.param_groups[0]["lr"]
-        _, grad_norm, _ = self.optimizer.step()
+        grad_norm = float(self.optimizer.step()[1])
+        if not math.isfinite(grad_norm):
+            raise DivergedError(f"update {self.version + 1}: the gradient's norm is {grad_norm}; {metrics}")
         self.schedule.step(increment=1)
         self.version += 1
-        return metrics | {"grad_norm": float(grad_norm), "lr": lr}
+        return metrics | {"grad_norm": grad_norm, "lr": lr}
 
     def backward(
         self,

@@ -25,13 +25,14 @@ def run_rank(config: Config, plan: Plan) -> int:
     open_groups(
         plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s
     )
+    from r1mega.policy import DivergedError
     from r1mega.rollout.engines import EngineError
     from r1mega.weights.folder import FolderError
     from r1mega.weights.proof import HandoverError
 
     try:
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
-    except (BadRun, FolderError, EngineError, HandoverError) as error:
+    except (BadRun, FolderError, EngineError, HandoverError, DivergedError) as error:
         # These are raised on every rank; one says so.
         if os.environ["RANK"] == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)

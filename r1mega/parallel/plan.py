@@ -135,7 +135,7 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
         faults.append(f"parallel.etp: was {plan.etp}; on a CPU it must be 1 where parallel.ep is above 1")
     if plan.vpp > 1 and on_cpu:
         # Measured: another loss and another gradient than in one process, or ranks that wait for ever.
-        faults.append(f"parallel.vpp: was {plan.vpp}; must be 1 on a CPU, gloo mixes up its messages")
+        faults.append(f"parallel.vpp: was {plan.vpp}; must be 1 on a CPU, its schedule goes wrong on gloo")
     elif plan.vpp > 1 and plan.pp == 1:
         faults.append(f"parallel.vpp: was {plan.vpp}; virtual stages need parallel.pp of at least 2")
     if plan.cp > 1 and on_cpu:
