@@ -22,7 +22,10 @@ def main() -> None:
     if any(argument.startswith("-") for argument in arguments):
         _show(arguments)
         return
-    sys.exit(_run(arguments))
+    try:
+        sys.exit(_run(arguments))
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def configurations() -> Path:

@@ -50,7 +50,7 @@ def start_ranks(arguments: Sequence[str], ranks: int) -> int:
     """
     processes = [
         subprocess.Popen([sys.executable, "-m", "r1mega", *arguments], env=_environment(rank, ranks))
-        for rank, ranks in ((rank, ranks) for rank in range(ranks))
+        for rank in range(ranks)
     ]
     try:
         return _wait(processes)
