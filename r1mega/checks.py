@@ -170,6 +170,12 @@ def _machine_faults(config: Config) -> list[str]:
             f"cluster.backend: was cpu, with {here} of {ranks} ranks on this machine; weights reach the"
             " engines through one machine's memory, so all ranks must be on one"
         )
+    slowest_s = max(config.rollout.answer_timeout_s, config.rollout.start_timeout_s)
+    if config.cluster.timeout_s <= slowest_s:
+        faults.append(
+            f"cluster.timeout_s: was {config.cluster.timeout_s:g}; must be above the engines' timeouts,"
+            f" {slowest_s:g}: ranks wait for an engine in a collective"
+        )
     if config.cluster.backend is Backend.cuda:
         faults.append(
             "cluster.backend: was cuda; this version hands weights over on CPU only"

@@ -233,8 +233,8 @@ class ClusterConfig:
     backend: Backend = Backend.cpu
     threads_per_rank: int = 1
     """Threads of one CPU trainer rank."""
-    timeout_s: float = 600.0
-    """A collective that takes longer ends the run."""
+    timeout_s: float = 2400.0
+    """A collective that takes longer ends the run; ranks wait in one while another's engine answers."""
 
 
 @dataclass(kw_only=True, slots=True)
