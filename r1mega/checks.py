@@ -39,6 +39,12 @@ def check(config: Config, ranks: int | None) -> Plan:
     faults += layout_faults
     if plan is not None and hf is not None:
         faults += faults_for(plan, deepseek_v3.shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
+    longest = config.rollout.max_context_tokens
+    if hf is not None and longest > hf["max_position_embeddings"]:
+        faults.append(
+            f"rollout.max_context_tokens: was {longest}; the model's max_position_embeddings ="
+            f" {hf['max_position_embeddings']} must hold it"
+        )
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config)
