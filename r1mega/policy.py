@@ -6,6 +6,7 @@ same values on every rank, in the order of the samples given, whatever the layou
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from r1mega.grpo.packing import pack
 from r1mega.model import deepseek_v3, spec
 from r1mega.model.rows import Row, Sample, make_row
 from r1mega.parallel.groups import device
-from r1mega.parallel.plan import Plan
+from r1mega.parallel.plan import Plan, stages
 from r1mega.weights import folder
 from r1mega.weights.pieces import Shard, local_pieces
 from r1mega.weights.source import MegatronSource
@@ -61,11 +62,12 @@ class Policy:
         self.tokens_per_microbatch = config.train.tokens_per_microbatch
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.dtype]
         self.device = device()
-        self.megatron_config = deepseek_v3.megatron_config(hf, **_run_fields(config, plan, self.dtype))
+        self.megatron_config = deepseek_v3.megatron_config(hf, **_run_fields(config, plan, hf, self.dtype))
         self.chunks = self._build_chunks()
         self.pieces = local_pieces(
             (chunk.module for chunk in self.chunks), deepseek_v3.weight_table(hf), Shard.here()
         )
+        self._draw(config.seed)
         self.source = MegatronSource(self.pieces)
         self.version = 0
 
@@ -94,6 +96,17 @@ class Policy:
         return chunks
 
     # Weights
+
+    def _draw(self, seed: int) -> None:
+        """Fresh matrices, each from a generator of its own: the same in every layout, no two alike.
+
+        Megatron on CPU starts each rank's generator alike, so the experts of two ranks would be twins.
+        """
+        std = deepseek_v3.read(self.hf)["initializer_range"]
+        for place, part in ((piece.place, piece.tensor) for piece in self.pieces if piece.tensor.dim() > 1):
+            digest = hashlib.sha256(f"{seed}/{place.name}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+            part.copy_(place.of(torch.empty(place.shape).normal_(std=std, generator=generator)))
 
     def load(self, path: Path) -> None:
         """Take the weights of an HF folder.
@@ -274,8 +287,10 @@ class Policy:
         return list(flat.cpu().split(lengths))
 
 
-def _run_fields(config: Config, plan: Plan, dtype: torch.dtype) -> dict[str, Any]:
+def _run_fields(config: Config, plan: Plan, hf: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     """The part of Megatron's config that the run decides."""
+    hf = deepseek_v3.read(hf)
+    layout = stages(plan, hf["num_hidden_layers"], hf["num_nextn_predict_layers"])
     return {
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
@@ -283,6 +298,7 @@ def _run_fields(config: Config, plan: Plan, dtype: torch.dtype) -> dict[str, Any
         "tensor_model_parallel_size": plan.tp,
         "pipeline_model_parallel_size": plan.pp,
         "virtual_pipeline_model_parallel_size": plan.vpp if plan.vpp > 1 else None,
+        "pipeline_model_parallel_layout": layout if plan.pp > 1 else None,
         "context_parallel_size": plan.cp,
         "expert_model_parallel_size": plan.ep,
         "expert_tensor_parallel_size": plan.etp,

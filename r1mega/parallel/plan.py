@@ -103,6 +103,18 @@ def make_plan(
     return Plan(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp, dp=dp), []
 
 
+def stages(plan: Plan, layers: int, draft_layers: int) -> list[list[str]]:
+    """What each (virtual) pipeline stage holds, in the words of Megatron's `pipeline_model_parallel_layout`.
+
+    Layers that do not divide go to the first stages: the last has the output layer and the loss already.
+    """
+    count = plan.pp * plan.vpp
+    held = [["decoder"] * (layers // count + (stage < layers % count)) for stage in range(count)]
+    held[0].insert(0, "embedding")
+    held[-1] += ["mtp"] * draft_layers + ["loss"]
+    return held
+
+
 def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
     """Why the model cannot be laid out so; empty where it can.
 
@@ -110,7 +122,6 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
         on_cpu: attention runs in plain torch, which serves no context parallelism, and ranks talk by gloo.
     """
     divisions = [
-        ("layers", shape.layers, "pp x vpp", plan.pp * plan.vpp),
         ("attention heads", shape.attention_heads, "tp", plan.tp),
         ("words of the vocabulary", shape.vocabulary, "tp", plan.tp),
         *(("feed-forward units", size, "tp", plan.tp) for size in shape.feed_forward_sizes),
@@ -125,6 +136,10 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
         for what, value, name, degree in divisions
         if value % degree
     ]
+    if shape.layers < plan.pp * plan.vpp:
+        faults.append(
+            f"parallel: the model's {shape.layers} layers cannot fill pp x vpp = {plan.pp * plan.vpp} stages"
+        )
     if not shape.experts and plan.ep > 1:
         faults.append(f"parallel.ep: was {plan.ep}; a dense model has no experts, so it must be 1")
     if shape.experts and plan.ep == 1 and plan.etp != plan.tp:

@@ -88,13 +88,17 @@ def evaluate(
     components = judging.collect(judging.submit(grader, batch), len(batch.texts))
     firsts = range(0, len(batch.texts), plan.samples_per_question)
     recorder.samples(rollout, batch, components, list(firsts)[: config.track.samples_kept])
+    # A truncated answer earns nothing, so it has no vote either.
+    answers = [
+        None if cut else answer_of(text) for text, cut in zip(batch.texts, batch.truncated, strict=True)
+    ]
     return Rates(
         pass_at_1=_by_question([parts["accuracy"] for parts in components], plan.samples_per_question),
         pass_at_1_any_format=_by_question(
             [parts["accuracy_any_format"] for parts in components], plan.samples_per_question
         ),
         cons_at_k=[
-            _consensus(batch.texts[first : first + plan.samples_per_question], components[first:])
+            _consensus(answers[first : first + plan.samples_per_question], components[first:])
             for first in firsts
         ],
     )
@@ -104,9 +108,8 @@ def _by_question(values: Sequence[float], samples: int) -> list[float]:
     return [sum(values[i : i + samples]) / samples for i in range(0, len(values), samples)]
 
 
-def _consensus(texts: Sequence[str], components: judging.Components) -> float:
-    """1.0 where the answer given most often is right; the first given wins a tie, no answer is no vote."""
-    answers = [answer_of(text) for text in texts]
+def _consensus(answers: Sequence[str | None], components: judging.Components) -> float:
+    """1.0 where the answer given most often is right; the first given wins a tie, None is no vote."""
     votes = Counter(answer for answer in answers if answer is not None)
     if not votes:
         return 0.0

@@ -97,14 +97,15 @@ class Handover:
 
 
 def probe_texts(config: Config, text: Text) -> list[list[int]]:
-    """Held-out questions with their answers, as tokens; what `Handover` compares both sides on.
+    """Held-out questions with their answers, in the form asked for, as tokens: what both sides score.
 
     Texts as the policy meets them, not random tokens: of those a trained model gives log-probs of -50,
     in which fp32 alone makes the two sides differ by nearly the limit.
     """
     chosen = text.questions.held_out[: config.handover.probe_samples]
     longest = config.rollout.max_context_tokens - 1  # the engine samples one token after a text
+    answers = [f" <think> {one.answer} </think> <answer> {one.answer} </answer>" for one in chosen]
     return [
-        [*text.prompt(question), *text.tokenizer.encode(f" {question.answer}").ids][:longest]
-        for question in chosen
+        [*text.prompt(question), *text.tokenizer.encode(answer).ids, text.end_token][:longest]
+        for question, answer in zip(chosen, answers, strict=True)
     ]

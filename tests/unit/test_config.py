@@ -57,12 +57,7 @@ def test_every_run_composes_and_is_sound(run: str, tmp_path: Path) -> None:
         assert check(config, ranks=None).world_size == 2
 
 
-PP2 = pytest.param(
-    "pp2", marks=pytest.mark.xfail(strict=True, reason="the demo's model has an odd number of layers")
-)
-
-
-@pytest.mark.parametrize("layout", ["single", "tp2", PP2, "ep2"])
+@pytest.mark.parametrize("layout", ["single", "tp2", "pp2", "ep2"])
 def test_the_demo_runs_under_every_layout(layout: str) -> None:
     assert check(composed(f"parallel={layout}"), ranks=None).world_size == (1 if layout == "single" else 2)
 
