@@ -27,7 +27,7 @@ def run_ranks(
     ranks: int,
     function: Callable[..., Any],
     *arguments: Any,
-    timeout_s: float = 240,
+    timeout_s: float = 480,
     dying: Collection[int] = (),
 ) -> list[Any]:
     """What `function(*arguments)`, a module's own, returns on each rank.
