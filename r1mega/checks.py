@@ -14,6 +14,9 @@ from r1mega.config import Backend, BadRun, Config, Dtype, Stage
 from r1mega.model import deepseek_v3
 from r1mega.parallel.plan import Plan, faults_for, make_plan
 
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""What vLLM 0.32's attention on a CPU is compiled for."""
+
 
 def check(config: Config, ranks: int | None) -> Plan:
     """The run's layout, if nothing is wrong with the run.
@@ -45,6 +48,8 @@ def check(config: Config, ranks: int | None) -> Plan:
             f"rollout.max_context_tokens: was {longest}; the model's max_position_embeddings ="
             f" {hf['max_position_embeddings']} must hold it"
         )
+    if hf is not None and config.cluster.backend is Backend.cpu:
+        faults += _head_faults(hf)
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config)
@@ -97,6 +102,17 @@ def _stage_faults(config: Config) -> list[str]:
     if config.stage is Stage.pretrain and given is not None:
         return [f"model.init_from: was {given}; must be null, pre-training starts from fresh weights"]
     return []
+
+
+def _head_faults(hf: dict[str, Any]) -> list[str]:
+    size = hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"]
+    if size in CPU_HEAD_SIZES:
+        return []
+    return [
+        f"model.hf.qk_nope_head_dim: was {hf['qk_nope_head_dim']};"
+        f" with qk_rope_head_dim it makes heads of {size},"
+        f" and vLLM's attention on a CPU serves {', '.join(map(str, CPU_HEAD_SIZES))}"
+    ]
 
 
 def _number_faults(config: Config) -> list[str]:
@@ -160,6 +176,11 @@ def _batch_faults(config: Config) -> list[str]:
         faults.append(
             f"grpo.updates_per_rollout: was {updates};"
             f" must divide prompts_per_rollout x samples_per_prompt = {samples}"
+        )
+    if config.rollout.top_p != 1:
+        faults.append(
+            f"rollout.top_p: was {config.rollout.top_p}; the trainer's log-probs are of all tokens,"
+            " so what it learns from must be sampled from all: 1.0"
         )
     if config.grpo.samples_per_prompt == 1:
         faults.append(

@@ -69,7 +69,7 @@ def _environment(rank: int, ranks: int) -> dict[str, str]:
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": os.environ.get("MASTER_PORT") or _free_port(),
-        "R1MEGA_LAUNCHED": "1",
+        "R1MEGA_LAUNCHED": str(os.getpid()),
     }
 
 

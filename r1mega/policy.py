@@ -38,6 +38,7 @@ from r1mega.parallel.plan import Plan, stages
 from r1mega.weights import folder
 from r1mega.weights.pieces import Shard, local_pieces
 from r1mega.weights.source import MegatronSource
+from r1mega.weights.table import Served
 
 TokenLoss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 """From `logps_T` and the row's named values to a loss and metrics, each a sum over the row's tokens
@@ -181,13 +182,15 @@ class Policy:
         values: Mapping[str, Sequence[Tensor]],
         loss: TokenLoss,
         mtp_loss_weight: float,
+        temperature: float = 1.0,
     ) -> dict[str, float]:
         """One optimizer step on the samples; moves the router's bias too.
 
         Args:
             values: named values of answer tokens, one tensor of [answer tokens] a sample.
             loss: the token loss; see `TokenLoss`.
-            mtp_loss_weight: weight of the multi-token-prediction loss; 0 leaves those layers alone.
+            mtp_loss_weight: weight of the multi-token-prediction loss; 0 leaves those layers as they are.
+            temperature: at which the answers were sampled, and their log-probs are taken.
 
         Returns:
             The loss's metrics, the gradient's norm and the learning rate.
@@ -195,11 +198,16 @@ class Policy:
         Raises:
             DivergedError: on every rank; the gradient is not finite, and the weights are lost with it.
         """
-        metrics = self.backward(samples, values, loss, mtp_loss_weight)
+        # Without their loss the draft layers' gradients are zero, but decay and router bias would move them.
+        still = [] if mtp_loss_weight else [one for one in self.pieces if one.place.served is Served.draft]
+        kept = [piece.tensor.clone() for piece in still]
+        metrics = self.backward(samples, values, loss, mtp_loss_weight, temperature)
         lr = self.optimizer.param_groups[0]["lr"]
         grad_norm = float(self.optimizer.step()[1])
         if not math.isfinite(grad_norm):
             raise DivergedError(f"update {self.version + 1}: the gradient's norm is {grad_norm}; {metrics}")
+        for piece, weight in zip(still, kept, strict=True):
+            piece.tensor.copy_(weight)
         self.schedule.step(increment=1)
         self.version += 1
         return metrics | {"grad_norm": grad_norm, "lr": lr}
@@ -210,6 +218,7 @@ class Policy:
         values: Mapping[str, Sequence[Tensor]],
         loss: TokenLoss,
         mtp_loss_weight: float,
+        temperature: float = 1.0,
     ) -> dict[str, float]:
         """The gradients of the loss, summed over all ranks, into Megatron's buffers; see `update`."""
         self.megatron_config.mtp_loss_scaling_factor = mtp_loss_weight
@@ -220,17 +229,16 @@ class Policy:
         rows = self._rows(samples, values)
         # Megatron averages over micro-batches and data-parallel ranks; the loss's sums are whole already.
         scale = len(rows) * parallel_state.get_data_parallel_world_size()
-        outputs = self._run(rows, partial(_scaled_loss, loss, scale), forward_only=False)
+        outputs = self._run(rows, partial(_scaled_loss, loss, scale), temperature, forward_only=False)
         return self._sum_over_ranks(outputs)
 
     def score(self, samples: Sequence[Sample], temperature: float) -> list[Tensor]:
         """Log-probs of the answers' tokens, one tensor of [answer tokens] a sample, on the CPU."""
         for chunk in self.chunks:
-            chunk.module.temperature = temperature
             chunk.eval()
         rows = self._rows(samples, {})
         with torch.no_grad():
-            outputs = self._run(rows, _token_logps, forward_only=True)
+            outputs = self._run(rows, _token_logps, temperature, forward_only=True)
         return self._whole_scores(samples, rows, outputs)
 
     def _rows(self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]]) -> list[Row]:
@@ -242,8 +250,12 @@ class Policy:
         mine = packs[parallel_state.get_data_parallel_rank()]
         return [make_row(samples, indices, values, multiple_of, self.device) for indices in mine]
 
-    def _run(self, rows: Sequence[Row], loss: Callable[..., Any], *, forward_only: bool) -> list[Any]:
+    def _run(
+        self, rows: Sequence[Row], loss: Callable[..., Any], temperature: float, *, forward_only: bool
+    ) -> list[Any]:
         """Megatron's schedule over the rows; what `loss` returned for each, on the last stage."""
+        for chunk in self.chunks:
+            chunk.module.temperature = temperature
         iterators = [iter(rows) for _ in self.chunks]
         return get_forward_backward_func()(
             forward_step_func=partial(_forward_step, loss),

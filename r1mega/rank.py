@@ -26,14 +26,15 @@ def run_rank(config: Config, plan: Plan) -> int:
         plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s
     )
     from r1mega.policy import DivergedError
+    from r1mega.rewards.grader import GraderError
     from r1mega.rollout.engines import EngineError
     from r1mega.weights.folder import FolderError
     from r1mega.weights.proof import HandoverError
 
     try:
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
-    except (BadRun, FolderError, EngineError, HandoverError, DivergedError) as error:
-        # These are raised on every rank; one says so.
+    except (BadRun, FolderError, EngineError, HandoverError, GraderError, DivergedError) as error:
+        # Raised on every rank or on the first; one says so.
         if os.environ["RANK"] == "0":
             print(f"error: {error}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, BadRun | FolderError) else 1
@@ -55,6 +56,8 @@ def _prepare_process(config: Config) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.environ["R1MEGA_LAUNCHED"] != str(os.getppid()):
+            raise SystemExit(1)  # the launcher died before the kernel was told
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -77,7 +77,9 @@ def make_row(
         (start + samples[i].answer_start - 1, start + len(samples[i].tokens) - 1)
         for start, i in zip(starts, indices, strict=False)
     ]
-    mask = torch.zeros(total + padding)
+    # A row of padding alone counts all its tokens: a mean over none of them would be NaN, and its values
+    # weigh nothing anyway.
+    mask = torch.zeros(total + padding) if total else torch.ones(padding)
     for start, stop in spans:
         mask[start:stop] = 1.0
     longest = max(pack_lengths)
@@ -89,7 +91,7 @@ def make_row(
         labels_1T=tokens.roll(-1)[None].to(device),
         positions_1T=_positions(pack_lengths)[None].to(device),
         answer_mask_1T=mask[None].to(device),
-        padding_1T=(torch.arange(total + padding) >= total)[None].to(device) if padding else None,
+        padding_1T=(torch.arange(total + padding) >= total)[None].to(device) if total and padding else None,
         packed=PackedSeqParams(
             qkv_format="thd",
             cu_seqlens_q=cu_seqlens,

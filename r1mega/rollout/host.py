@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
@@ -87,6 +88,9 @@ def main(pipe: Connection, settings: EngineSettings) -> None:
 def _die_with_parent() -> None:
     pr_set_pdeathsig = 1
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is None or os.getppid() != parent.pid:
+        os._exit(1)  # it died before the kernel was told
     # Ctrl-C reaches the whole foreground group; the trainer decides when an engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

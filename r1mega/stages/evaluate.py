@@ -35,8 +35,9 @@ class Rates:
 
 def run(config: Config, plan: Plan) -> None:
     """The stage alone: evaluate the model of `model.init_from`."""
+    questions = load_questions(config)
     with Recorder(config) as recorder:
-        text = load_text(config, load_questions(config))
+        text = load_text(config, questions)
         policy = Policy(config, load_model_fields(config), plan)
         with (
             open_engines(config, policy) as engines,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from pathlib import Path
 
 from r1mega.config import BadRun, Config, to_yaml
 from r1mega.track.summary import format_result, read_summary
@@ -18,7 +19,17 @@ _NOT_HASHED = ("name", "runs_dir", "fresh")
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits of all that decides a run's result."""
     lines = [line for line in to_yaml(config).splitlines() if line.split(":")[0] not in _NOT_HASHED]
+    for path in _files_read(config):
+        status = path.stat()
+        lines.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _files_read(config: Config) -> list[Path]:
+    """The files whose content the run depends on; another size or time of change makes another run."""
+    folder, prompts = config.model.init_from, config.data.prompts_file
+    found = sorted(path for path in Path(folder).iterdir() if path.is_file()) if folder else []
+    return [*found, *([Path(prompts)] if prompts else [])]
 
 
 def show_finished(config: Config) -> bool:

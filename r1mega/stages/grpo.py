@@ -43,8 +43,9 @@ from r1mega.track.stats import before_after
 
 def run(config: Config, plan: Plan) -> None:
     """The whole stage, on every rank."""
+    questions = load_questions(config)
     with Recorder(config) as recorder:
-        text = load_text(config, load_questions(config))
+        text = load_text(config, questions)
         policy = Policy(config, load_model_fields(config), plan)
         with (
             open_engines(config, policy) as engines,
@@ -109,7 +110,7 @@ def train(
             for minibatch in split(
                 len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=rollout
             ):
-                learning.append(_update(policy, grpo, batch, values, minibatch))
+                learning.append(_update(policy, config, batch, values, minibatch))
                 updates += 1
                 if updates % grpo.reference_refresh_updates == 0:
                     reference = policy.snapshot()
@@ -168,7 +169,7 @@ def _token_values(
 
 def _update(
     policy: Policy,
-    grpo: GrpoConfig,
+    config: Config,
     batch: sampling.Batch,
     values: Mapping[str, list[Tensor]],
     minibatch: list[int],
@@ -180,7 +181,13 @@ def _update(
         weight.expand(tokens) for weight, tokens in zip(sample_weights(lengths), lengths, strict=True)
     ]
     # The draft layers learn in pre-training only; here they stay as they are.
-    return policy.update(samples, chosen, partial(token_loss, grpo), mtp_loss_weight=0.0)
+    return policy.update(
+        samples,
+        chosen,
+        partial(token_loss, config.grpo),
+        mtp_loss_weight=0.0,
+        temperature=config.rollout.temperature,
+    )
 
 
 def token_loss(

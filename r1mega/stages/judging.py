@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from r1mega.rewards.grader import Grader, Grading
+from r1mega.rewards.grader import Grader, GraderError, Grading
 from r1mega.rewards.registry import combine
 from r1mega.stages.sampling import Batch
 
@@ -30,9 +30,20 @@ def submit(grader: Grader, batch: Batch) -> Grading:
 
 
 def collect(grading: Grading, answers: int) -> Components:
-    """The components of all answers, in their order, on every rank."""
+    """The components of all answers, in their order, on every rank.
+
+    Raises:
+        GraderError: on every rank, where any rank's workers could not grade.
+    """
+    try:
+        mine: Any = grading.result()
+    except GraderError as error:
+        mine = error
     parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, grading.result())
+    dist.all_gather_object(parts, mine)
+    for part in parts:
+        if isinstance(part, GraderError):
+            raise part
     components: list[Any] = [None] * answers
     for rank, part in enumerate(parts):
         components[rank :: len(parts)] = part

@@ -80,7 +80,24 @@ def load_text(config: Config, questions: Questions) -> Text:
 
     loaded = Tokenizer.from_file(str(folder / "tokenizer.json"))
     _check_words(loaded, questions, template, folder)
+    _check_lengths(config, loaded, questions)
     return Text(questions, loaded, _end_token(folder, loaded), template, folder)
+
+
+def _check_lengths(config: Config, loaded: tokenizers.Tokenizer, questions: Questions) -> None:
+    room = config.rollout.max_context_tokens - config.rollout.max_answer_tokens
+    everything = [*questions.train, *questions.held_out]
+    prompted = loaded.encode_batch([templates.render(config.data.template, one.text) for one in everything])
+    long = [(len(encoded.ids), one.text) for encoded, one in zip(prompted, everything, strict=True)]
+    tokens, text = max(long)
+    if tokens > room:
+        raise BadRun(
+            [
+                f"rollout.max_context_tokens: was {config.rollout.max_context_tokens}, which leaves {room}"
+                f" tokens for a prompt; {sum(length > room for length, _ in long)} prompts are longer, up to"
+                f" {tokens} ({text[:60]!r} ...)"
+            ]
+        )
 
 
 def _check_words(loaded: tokenizers.Tokenizer, questions: Questions, template: str, folder: Path) -> None:

@@ -23,8 +23,9 @@ from r1mega.stages.recorder import Recorder
 
 def run(config: Config, plan: Plan) -> None:
     """The stage alone: leaves the base, as an HF folder, in the run's `base/`."""
+    questions = load_questions(config)
     with Recorder(config) as recorder:
-        text = load_text(config, load_questions(config))
+        text = load_text(config, questions)
         policy = Policy(config, load_model_fields(config), plan)
         pretrain(config, text, policy, recorder)
         recorder.finish({})

@@ -1,8 +1,9 @@
 """Proof of a hand-over: what the trainer sent is what every engine holds, and it scores alike.
 
-Three independent checks, each naming what fails it: every place arrived once and with the bytes that the
-trainer's parameters have; every parameter of the engine's model was reached, at the right version; and a
-probe text is scored alike on both sides, which also sees a wrong name, a wrong packing or a wrong layer.
+Three independent checks, each naming what fails it: every place reached the engine with the bytes that the
+trainer's parameters have; the engine's loader reached every parameter of its model, at the right version;
+and a probe text is scored alike on both sides. The first two see what arrived, not what the loader made of
+it; only the probe sees a wrong name, a wrong packing or a wrong layer.
 """
 
 from __future__ import annotations
