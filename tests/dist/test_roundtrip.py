@@ -47,10 +47,10 @@ FAULTS = {
 
 def fields_of(number: int) -> dict[str, Any]:
     draw = random.Random(number)
-    # Four layers and heads are what the layouts above divide.
     return random_fields(
         draw,
-        num_hidden_layers=4,
+        # Where there are five, the stages of a pipeline hold unequal numbers of them.
+        num_hidden_layers=4 + number % 2,
         first_k_dense_replace=draw.randint(0, 2),
         num_attention_heads=4,
         num_nextn_predict_layers=number % 2,
@@ -101,18 +101,29 @@ def random_bits(folder: Path) -> dict[str, Any]:
 
 
 def travel(ports: list[int], layouts: dict[str, dict[str, int]], folder: Path) -> dict[str, Any]:
-    """On every rank: each model through each layout, into `folder/<model> <layout>`."""
+    """On every rank: each model through each layout, into `folder/<model> <layout>`.
+
+    The fresh weights before it, and the lending of weights and the faults after it, go along.
+    """
     found: dict[str, Any] = {}
     for port, (name, degrees) in zip(ports, layouts.items(), strict=True):
         with layout(port, **degrees) as plan:
             for number in range(MODELS):
                 policy = new_policy(fields_of(number), plan)
+                found[f"fresh {number} {name}"] = fresh_weights(policy)
                 policy.load(folder / str(number))
                 policy.export(folder / f"{number} {name}")
                 found[f"{number} {name}"] = lend(policy)
             refused = new_policy(fields_of(0), plan)
             found[name] = {fault: refuse(refused, folder / fault) for fault in FAULTS}
     return found
+
+
+def fresh_weights(policy: Any) -> dict[str, int]:
+    """A checksum of each whole weight but the router's bias, which the tests set themselves."""
+    from r1mega.weights.shared_memory import checksum
+
+    return {name: checksum(x) for name, x in policy.source if not name.endswith("e_score_correction_bias")}
 
 
 def lend(policy: Any) -> dict[str, bool]:
@@ -180,6 +191,15 @@ def test_every_bit_comes_back(folder: Path, travelled: Any, name: str) -> None:
         for key in left:
             assert left[key].dtype == back[key].dtype
             assert same_bits([left[key]], [back[key]]), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fresh_weights_are_the_same_in_every_layout_and_no_two_alike(travelled: Any, name: str) -> None:
+    for number in range(MODELS):
+        [alone] = travelled[f"fresh {number} single"]
+        assert all(rank == alone for rank in travelled[f"fresh {number} {name}"])
+        matrices = [of for key, of in alone.items() if "norm" not in key]
+        assert len(set(matrices)) == len(matrices)
 
 
 @pytest.mark.parametrize("name", NAMES)
