@@ -194,6 +194,7 @@ def _generation(settings: Settings, requests: Sequence[Request]) -> tuple[list[A
             max_tokens=settings.rollout.max_answer_tokens,
             seed=request.seed,
             stop_token_ids=[settings.stop_token],
+            ignore_eos=True,
             logprobs=0,
             flat_logprobs=True,
             detokenize=False,

@@ -30,7 +30,7 @@ def run(
     packed = raw_megatron.rows(policy, samples)
     turns: list[Turn] = []
     for _ in range(repetitions + WARM_UP):
-        ours, _ = timed(lambda: policy.update(samples, values, loss, mtp_loss_weight=0.0))
+        ours, _ = timed(lambda: policy.update(samples, values, loss, 0.0, config.rollout.temperature))
         raw, _ = timed(lambda: raw_megatron.update(policy, packed))
         turns.append({"r1mega": ours, "raw Megatron": raw})
     tokens = sum(len(sample.tokens) for sample in samples)
