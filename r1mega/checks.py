@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from r1mega.config import Backend, BadRun, Config, Dtype, Stage
-from r1mega.model import deepseek_v3
+from r1mega.model.family import family_faults, family_of
 from r1mega.parallel.plan import Plan, faults_for, make_plan
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
@@ -41,7 +41,7 @@ def check(config: Config, ranks: int | None) -> Plan:
     )
     faults += layout_faults
     if plan is not None and hf is not None:
-        faults += faults_for(plan, deepseek_v3.shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
+        faults += faults_for(plan, family_of(hf).shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
     longest = config.rollout.max_context_tokens
     if hf is not None and longest > hf["max_position_embeddings"]:
         faults.append(
@@ -66,7 +66,7 @@ def model_fields(config: Config) -> tuple[dict[str, Any] | None, list[str]]:
     else:
         hf, faults = _read_folder(Path(config.model.init_from))
         where = str(Path(config.model.init_from) / "config.json")
-    faults = faults or deepseek_v3.faults(hf, where)
+    faults = faults or family_faults(hf, where) or family_of(hf).faults(hf, where)
     return (None if faults else hf), faults
 
 
@@ -87,11 +87,6 @@ def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
         hf = json.loads((folder / "config.json").read_text())
     except ValueError as error:
         return {}, [f"{folder / 'config.json'}: not JSON ({error})"]
-    architectures = hf.get("architectures") or []
-    if deepseek_v3.ARCHITECTURE not in architectures:
-        return {}, [
-            wanted + f"its architectures are {architectures}; this version trains {deepseek_v3.ARCHITECTURE}"
-        ]
     return hf, []
 
 
@@ -105,13 +100,13 @@ def _stage_faults(config: Config) -> list[str]:
 
 
 def _head_faults(hf: dict[str, Any]) -> list[str]:
-    size = hf["qk_nope_head_dim"] + hf["qk_rope_head_dim"]
+    size = family_of(hf).shape(hf).head_size
     if size in CPU_HEAD_SIZES:
         return []
     return [
-        f"model.hf.qk_nope_head_dim: was {hf['qk_nope_head_dim']};"
-        f" with qk_rope_head_dim it makes heads of {size},"
-        f" and vLLM's attention on a CPU serves {', '.join(map(str, CPU_HEAD_SIZES))}"
+        f"model.hf: its attention heads are {size} wide;"
+        f" vLLM's attention on a CPU serves {', '.join(map(str, CPU_HEAD_SIZES))}"
+        " (head_dim, or qk_nope_head_dim and qk_rope_head_dim together)"
     ]
 
 

@@ -31,10 +31,11 @@ from torch import Tensor
 
 from r1mega.config import Config, OptimizerConfig
 from r1mega.grpo.packing import pack
-from r1mega.model import deepseek_v3, spec
+from r1mega.model import spec
+from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
 from r1mega.parallel.groups import device
-from r1mega.parallel.plan import Plan, stages
+from r1mega.parallel.plan import ModelShape, Plan, stages
 from r1mega.weights import folder
 from r1mega.weights.pieces import Shard, local_pieces
 from r1mega.weights.source import MegatronSource
@@ -59,14 +60,17 @@ class Policy:
             hf: the model's HF fields.
         """
         self.hf = hf
+        self.family = family_of(hf)
         self.plan = plan
         self.tokens_per_microbatch = config.train.tokens_per_microbatch
         self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.dtype]
         self.device = device()
-        self.megatron_config = deepseek_v3.megatron_config(hf, **_run_fields(config, plan, hf, self.dtype))
+        self.megatron_config = self.family.megatron_config(
+            hf, **_run_fields(config, plan, self.family.shape(hf), self.dtype)
+        )
         self.chunks = self._build_chunks()
         self.pieces = local_pieces(
-            (chunk.module for chunk in self.chunks), deepseek_v3.weight_table(hf), Shard.here()
+            (chunk.module for chunk in self.chunks), self.family.weight_table(hf), Shard.here()
         )
         self._draw(config.seed)
         self.source = MegatronSource(self.pieces)
@@ -75,7 +79,7 @@ class Policy:
     def _build_chunks(self) -> list[DistributedDataParallel]:
         virtual = self.plan.vpp if self.plan.vpp > 1 else None
         stages = range(virtual) if virtual else [None]
-        fields = deepseek_v3.gpt_fields(self.hf)
+        fields = self.family.gpt_fields(self.hf)
         models = [
             spec.build(
                 self.megatron_config,
@@ -103,7 +107,7 @@ class Policy:
 
         Megatron on CPU starts each rank's generator alike, so the experts of two ranks would be twins.
         """
-        std = deepseek_v3.read(self.hf)["initializer_range"]
+        std = self.family.read(self.hf)["initializer_range"]
         for place, part in ((piece.place, piece.tensor) for piece in self.pieces if piece.tensor.dim() > 1):
             digest = hashlib.sha256(f"{seed}/{place.name}".encode()).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
@@ -120,7 +124,7 @@ class Policy:
     def export(self, path: Path) -> None:
         """Write the weights as an HF folder (without a tokenizer)."""
         dtype = str(self.dtype).removeprefix("torch.")
-        folder.write(path, self.source, deepseek_v3.checkpoint_config(self.hf, dtype))
+        folder.write(path, self.source, self.family.checkpoint_config(self.hf, dtype))
 
     def snapshot(self) -> list[Tensor]:
         """A copy of this rank's weights, router bias included, for `using` later."""
@@ -299,10 +303,9 @@ class Policy:
         return list(flat.cpu().split(lengths))
 
 
-def _run_fields(config: Config, plan: Plan, hf: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtype) -> dict[str, Any]:
     """The part of Megatron's config that the run decides."""
-    hf = deepseek_v3.read(hf)
-    layout = stages(plan, hf["num_hidden_layers"], hf["num_nextn_predict_layers"])
+    layout = stages(plan, shape.layers, shape.draft_layers)
     return {
         "params_dtype": dtype,
         "pipeline_dtype": dtype,

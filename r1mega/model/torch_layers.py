@@ -98,6 +98,9 @@ class PackedAttention(torch.nn.Module):
         # One head size for all three lets torch take its fused path; zero columns add nothing.
         value = pad(value, (0, max(0, query.shape[-1] - value_size)))
         query, key, value = (_scatter(part, rows, samples, longest) for part in (query, key, value))
+        if key.shape[1] < query.shape[1]:  # heads of queries share those of keys and values
+            shared_by = query.shape[1] // key.shape[1]
+            key, value = (part.repeat_interleave(shared_by, dim=1) for part in (key, value))
         out_NHTD = scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.softmax_scale)
         out_TD = out_NHTD.transpose(1, 2).flatten(0, 1)[rows][..., :value_size]
         return out_TD.flatten(1)

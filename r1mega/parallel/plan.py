@@ -39,12 +39,18 @@ class Plan:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
     """What a layout must divide, in the model's own numbers."""
 
     layers: int
+    draft_layers: int
+    """Multi-token-prediction layers, which follow the last layer."""
     attention_heads: int
+    key_value_heads: int | None = None
+    """Heads of keys and values that queries share; None where latent attention has none."""
+    head_size: int
+    """Of a query and its key."""
     vocabulary: int
     experts: int
     feed_forward_sizes: tuple[int, ...]
@@ -123,6 +129,11 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
     """
     divisions = [
         ("attention heads", shape.attention_heads, "tp", plan.tp),
+        *(
+            [("key-value heads", shape.key_value_heads, "tp", plan.tp)]
+            if shape.key_value_heads is not None
+            else []
+        ),
         ("words of the vocabulary", shape.vocabulary, "tp", plan.tp),
         *(("feed-forward units", size, "tp", plan.tp) for size in shape.feed_forward_sizes),
     ]

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from r1mega.config import Config
-from r1mega.model import deepseek_v3
 from r1mega.policy import Policy
 from r1mega.rollout.engines import Engines
 from r1mega.rollout.host import EngineSettings
@@ -22,7 +21,7 @@ def open_engines(config: Config, policy: Policy) -> Iterator[Engines]:
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[config.precision.dtype]
     if dist.get_rank() == 0:
         folder.mkdir(exist_ok=True)
-        fields = deepseek_v3.checkpoint_config(policy.hf, dtype)
+        fields = policy.family.checkpoint_config(policy.hf, dtype)
         (folder / "config.json").write_text(json.dumps(fields, indent=1))
     dist.barrier()
     rollout = config.rollout

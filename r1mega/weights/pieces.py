@@ -128,22 +128,24 @@ def _count_expert(parts: list[str], chunk: torch.nn.Module, shard: Shard) -> Non
 
 def _pieces_of(name: str, tensor: Tensor, table: Sequence[Row], shard: Shard) -> Iterator[Piece]:
     row, hf_names = find(table, name)
-    rank, ranks = (shard.etp_rank, shard.etp) if ".experts." in name else (shard.tp_rank, shard.tp)
+    rank, ranks = (shard.etp_rank, shard.etp) if row.experts else (shard.tp_rank, shard.tp)
+    parts = list(row.parts(hf_names, rank, ranks))
+    held = (sum(part.size[0] for part in parts), *parts[0].size[1:])
+    if held != tuple(tensor.shape):
+        raise KeyError(f"{name} is {tuple(tensor.shape)} here; by the weight table it should be {held}")
     split = tensor.partition_dim if getattr(tensor, "tensor_model_parallel", False) else None  # type: ignore[attr-defined]
-    for hf_name, part in zip(hf_names, tensor.detach().chunk(len(hf_names)), strict=True):
-        shape, start = list(part.shape), [0] * part.dim()
-        if split is not None:
-            start[split] = rank * shape[split]
-            shape[split] *= ranks
+    if ranks > 1 and split != row.split:
+        raise KeyError(f"{name} is split along {split} here; by the weight table along {row.split}")
+    for part in parts:
         place = Place(
-            name=hf_name,
-            shape=tuple(shape),
-            start=tuple(start),
-            size=tuple(part.shape),
-            dtype=str(part.dtype).removeprefix("torch."),
+            name=part.name,
+            shape=part.shape,
+            start=part.start,
+            size=part.size,
+            dtype=str(tensor.dtype).removeprefix("torch."),
             served=row.served,
         )
-        yield Piece(place, part)
+        yield Piece(place, tensor.detach().narrow(0, part.first_row, part.size[0]))
 
 
 def cover(places_by_rank: Sequence[Sequence[Place]]) -> dict[Place, list[int]]:

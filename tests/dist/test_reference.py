@@ -1,4 +1,4 @@
-"""The Megatron model scores as transformers' DeepseekV3ForCausalLM does, whatever its config says."""
+"""The Megatron model of every family scores as transformers' does, whatever its config says."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models import Text, new_policy, random_fields, random_texts, samples_of
+from support.models import Text, new_policy, random_dense_fields, random_fields, random_texts, samples_of
 from support.ranks import free_ports, layout, run_ranks
 
 LIMIT = 1e-4
 DRAWS = 8
+OTHER_DRAWS = 4
 
 
 def drawn() -> list[dict[str, Any]]:
@@ -20,7 +21,8 @@ def drawn() -> list[dict[str, Any]]:
     fields = [random_fields(draw) for _ in range(DRAWS)]
     dense = random_fields(draw, num_hidden_layers=2, first_k_dense_replace=2)
     sparse = random_fields(draw, first_k_dense_replace=0, num_nextn_predict_layers=1, q_lora_rank=None)
-    return [*fields, dense, sparse]
+    kinds = [kind for kind in ("llama", "qwen2", "qwen3", "qwen3_moe") for _ in range(OTHER_DRAWS)]
+    return [*fields, dense, sparse, *(random_dense_fields(draw, kind) for kind in kinds)]
 
 
 def score_both(port: int, configs: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
@@ -80,12 +82,12 @@ def test_transformers_finds_every_weight_and_no_other(results: list[Any]) -> Non
         # The layers of multi-token prediction follow the last layer; transformers has no use for them.
         draft = f"model.layers.{fields['num_hidden_layers']}."
         assert all(name.startswith(draft) for name in found["unexpected"])
-        assert bool(found["unexpected"]) <= bool(fields["num_nextn_predict_layers"])
+        assert bool(found["unexpected"]) <= bool(fields.get("num_nextn_predict_layers"))
 
 
 def test_the_draws_reach_every_choice(results: list[Any]) -> None:
     """A seed that happened to draw no group-limited router would test less than this file says."""
-    configs = [fields for fields, _ in results]
+    configs = [fields for fields, _ in results if fields["model_type"] == "deepseek_v3"]
     for name in (
         "q_lora_rank",
         "rope_scaling",
@@ -102,5 +104,10 @@ def test_the_draws_reach_every_choice(results: list[Any]) -> None:
         fields["qk_nope_head_dim"] + fields["qk_rope_head_dim"] != fields["v_head_dim"] for fields in configs
     }
     assert True in heads
+    others = [fields for fields, _ in results if fields["model_type"] != "deepseek_v3"]
+    assert {fields["model_type"] for fields in others} == {"llama", "qwen2", "qwen3", "qwen3_moe"}
+    assert {fields["tie_word_embeddings"] for fields in others} == {True, False}
+    sparse = [fields for fields in others if fields["model_type"] == "qwen3_moe"]
+    assert {fields["norm_topk_prob"] for fields in sparse} == {True, False}
     scalings = [fields["rope_scaling"] for fields in configs if fields["rope_scaling"]]
     assert any(scaling["mscale"] != scaling["mscale_all_dim"] for scaling in scalings)

@@ -22,6 +22,7 @@ def random_fields(draw: random.Random, *, divisible_by: int = 1, **fixed: Any) -
     experts = draw.choice([4, 8]) if groups == 1 else groups * draw.choice([2, 4])
     topk_group = draw.randint(1, max(1, groups // 2))
     fields = {
+        "model_type": "deepseek_v3",
         "vocab_size": 4 * draw.choice([24, 32, 57]),
         "hidden_size": draw.choice([48, 64, 80]),
         "intermediate_size": draw.choice([96, 160]),
@@ -55,6 +56,56 @@ def random_fields(draw: random.Random, *, divisible_by: int = 1, **fixed: Any) -
 
     assert faults(fields) == []
     return fields
+
+
+def random_dense_fields(
+    draw: random.Random, kind: str, *, divisible_by: int = 1, **fixed: Any
+) -> dict[str, Any]:
+    """The HF fields of a small model of the Llama or Qwen family, `kind` being its `model_type`."""
+    layers = fixed.get("num_hidden_layers") or divisible_by * draw.choice([2, 3])
+    groups = divisible_by * draw.choice([1, 2])
+    fields: dict[str, Any] = {
+        "model_type": kind,
+        "vocab_size": 4 * draw.choice([24, 32, 57]),
+        "hidden_size": draw.choice([48, 64, 96]),
+        "intermediate_size": 32 * draw.choice([3, 5]),
+        "num_hidden_layers": layers,
+        "num_attention_heads": groups * draw.choice([1, 2, 3]),
+        "num_key_value_heads": groups,
+        "head_dim": draw.choice([16, 32]),
+        "max_position_embeddings": 256,
+        "rms_norm_eps": draw.choice([1e-5, 1e-6]),
+        "rope_theta": draw.choice([1e4, 5e5]),
+        "tie_word_embeddings": draw.choice([False, True]),
+        "initializer_range": draw.choice([0.02, 0.05]),
+    }
+    if kind == "llama":
+        fields["rope_scaling"] = draw.choice([None, llama3(draw)])
+    if kind == "qwen3_moe":
+        fields |= {
+            "moe_intermediate_size": 16 * draw.choice([1, 2, 3]),
+            "num_experts": draw.choice([4, 8]),
+            "num_experts_per_tok": draw.choice([1, 2, 3]),
+            "norm_topk_prob": draw.choice([False, True]),
+            "decoder_sparse_step": draw.choice([1, 1, 2]),
+            "mlp_only_layers": draw.choice([[], [0]]),
+        }
+    fields |= fixed
+    from r1mega.model.family import family_of
+
+    assert family_of(fields).faults(fields) == []
+    return fields
+
+
+def llama3(draw: random.Random) -> dict[str, Any]:
+    """A stretch of the rotary positions, as Llama 3.1's config.json writes it."""
+    return {
+        "rope_type": "llama3",
+        "factor": draw.choice([8.0, 32.0]),
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
 
 
 def yarn(draw: random.Random) -> dict[str, Any]:

@@ -184,8 +184,8 @@ def test_faults_of_every_part_come_at_once(tmp_path: Path) -> None:
     [
         (None, "it has no config.json"),
         ("{", "config.json: not JSON"),
-        ("{}", "its architectures are []"),
-        ('{"architectures": ["LlamaForCausalLM"]}', "its architectures are ['LlamaForCausalLM']"),
+        ("{}", "model_type: was None; must be one of"),
+        ('{"architectures": ["MambaForCausalLM"]}', "must be one of deepseek_v3, llama"),
         ('{"architectures": ["DeepseekV3ForCausalLM"]}', "config.json.hidden_size: missing"),
     ],
 )

@@ -12,7 +12,9 @@ powers = st.integers(0, 4).map(lambda exponent: 2**exponent)
 small = st.integers(1, 12)
 V3_671B = ModelShape(
     layers=61,
+    draft_layers=1,
     attention_heads=128,
+    head_size=192,
     vocabulary=129280,
     experts=256,
     feed_forward_sizes=(18432, 2048),
@@ -115,7 +117,16 @@ def test_all_that_a_model_cannot_be_laid_out_for_is_named_at_once(
     tp, pp, vpp, ep, etp, cp, layers, heads, experts, on_cpu
 ):
     plan, _ = plan_of(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp)
-    shape = ModelShape(layers, heads, 64, experts, (64,), 64)
+    shape = ModelShape(
+        layers=layers,
+        draft_layers=0,
+        attention_heads=heads,
+        head_size=32,
+        vocabulary=64,
+        experts=experts,
+        feed_forward_sizes=(64,),
+        expert_size=64,
+    )
     wanted = {
         f"{layers} layers cannot fill pp x vpp = {pp * vpp} stages": layers < pp * vpp,
         f"{heads} attention heads cannot be divided by tp = {tp}": heads % tp > 0,
@@ -138,7 +149,9 @@ def test_every_size_that_does_not_divide_is_its_own_fault(tp, ep, pp):
     plan, _ = plan_of(tp=tp, ep=ep, etp=tp, pp=pp)
     sizes = ModelShape(
         layers=13,
+        draft_layers=0,
         attention_heads=8,
+        head_size=32,
         vocabulary=128,
         experts=4 * ep,
         feed_forward_sizes=(256, 64),

@@ -121,7 +121,7 @@ class Split(torch.nn.Module):
 def test_a_fused_weight_is_cut_into_its_parts_before_its_shards_are_placed(dim):
     """Each rank holds its share of gate above its share of up, not a share of the two stacked."""
     gate, up = torch.arange(24.0).view(4, 6), torch.arange(24.0, 48.0).view(4, 6)
-    table = [Row("weight", ("gate", "up"))]
+    table = [Row("weight", ("gate", "up"), ((4, 6), (4, 6)), split=dim)]
     places, ranks = [], 2 if dim is not None else 1
     whole = {"gate": torch.zeros(4, 6), "up": torch.zeros(4, 6)}
     for rank in range(ranks):
@@ -137,10 +137,45 @@ def test_a_fused_weight_is_cut_into_its_parts_before_its_shards_are_placed(dim):
     assert torch.equal(whole["up"], up)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_queries_keys_and_values_take_turns_group_by_group(ranks):
+    """Megatron's order: the queries of a group, its key, its value; and so on. HF's: all queries, ..."""
+    heads, groups, size = 8, 4, 2
+    shapes = ((heads * size, 3), (groups * size, 3), (groups * size, 3))
+    hf = [torch.arange(float(a * b)).view(a, b) + 100 * i for i, (a, b) in enumerate(shapes)]
+    by_group = [part.unflatten(0, (groups, -1)) for part in hf]
+    megatron = torch.cat(by_group, dim=1).flatten(0, 1)
+    table = [Row("weight", ("q", "k", "v"), shapes, split=0, runs=groups)]
+    whole = {name: torch.zeros(shape) for name, shape in zip("qkv", shapes, strict=True)}
+    places = []
+    for rank in range(ranks):
+        shard = Shard(tp_rank=rank, tp=ranks, etp_rank=0, etp=1, ep_rank=0, ep=1)
+        pieces = local_pieces([Split(megatron.chunk(ranks)[rank].clone(), 0)], table, shard)
+        for piece in pieces:
+            piece.place.of(whole[piece.place.name]).copy_(piece.tensor)
+        places.append([piece.place for piece in pieces])
+    cover(places)
+    for name, tensor in zip("qkv", hf, strict=True):
+        assert torch.equal(whole[name], tensor)
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (3, 6)])
+def test_a_parameter_of_another_size_than_the_table_says_is_named(shape):
+    shard = Shard(tp_rank=0, tp=1, etp_rank=0, etp=1, ep_rank=0, ep=1)
+    with pytest.raises(KeyError, match=r"by the weight table it should be \(4, 6\)"):
+        local_pieces([Split(torch.zeros(shape), None)], [Row("weight", ("w",), ((4, 6),))], shard)
+
+
+def test_a_parameter_that_megatron_splits_otherwise_is_named():
+    shard = Shard(tp_rank=0, tp=2, etp_rank=0, etp=1, ep_rank=0, ep=1)
+    with pytest.raises(KeyError, match="split along 1 here; by the weight table along 0"):
+        local_pieces([Split(torch.zeros(2, 6), 1)], [Row("weight", ("w",), ((4, 6),), split=0)], shard)
+
+
 def test_a_piece_is_a_view_of_the_parameter():
     module = Split(torch.zeros(4, 6), None)
     shard = Shard(tp_rank=0, tp=1, etp_rank=0, etp=1, ep_rank=0, ep=1)
-    [piece] = local_pieces([module], [Row("weight", ("w",))], shard)
+    [piece] = local_pieces([module], [Row("weight", ("w",), ((4, 6),))], shard)
     piece.tensor.fill_(3)
     assert torch.equal(module.weight.data, torch.full((4, 6), 3.0))
 
@@ -148,4 +183,4 @@ def test_a_piece_is_a_view_of_the_parameter():
 def test_a_weight_that_the_table_does_not_know_is_named():
     shard = Shard(tp_rank=0, tp=1, etp_rank=0, etp=1, ep_rank=0, ep=1)
     with pytest.raises(KeyError, match="0 rows for 'weight'"):
-        local_pieces([Split(torch.zeros(2), None)], [Row("bias", ("b",))], shard)
+        local_pieces([Split(torch.zeros(2), None)], [Row("bias", ("b",), ((2,),))], shard)
