@@ -115,7 +115,7 @@ def _number_faults(config: Config) -> list[str]:
         "rollout.replicas": config.rollout.replicas,
         "rollout.max_answer_tokens": config.rollout.max_answer_tokens,
         "rollout.concurrent_sequences": config.rollout.concurrent_sequences,
-        "rollout.threads_per_replica": config.rollout.threads_per_replica,
+        "rollout.threads_per_worker": config.rollout.threads_per_worker,
         "rollout.kv_cache_bytes": config.rollout.kv_cache_bytes,
         "rollout.temperature": config.rollout.temperature,
         "train.tokens_per_microbatch": config.train.tokens_per_microbatch,

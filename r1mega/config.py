@@ -145,6 +145,8 @@ class RolloutConfig:
 
     replicas: int = 1
     """Engines, each with the whole model; prompts are dealt out among them."""
+    tensor_parallel: int = 1
+    """Workers of an engine, each with its part of every layer."""
     temperature: float = 1.0
     top_p: float = 1.0
     max_answer_tokens: int = 64
@@ -154,7 +156,8 @@ class RolloutConfig:
     concurrent_sequences: int = 256
     """Sequences an engine decodes at once."""
     kv_cache_bytes: int = 256 * 1024**2
-    threads_per_replica: int = 1
+    threads_per_worker: int = 1
+    """CPU threads of each worker of an engine."""
     start_timeout_s: float = 180.0
     """How long an engine may take to come up before the run stops."""
     answer_timeout_s: float = 1800.0

@@ -165,15 +165,22 @@ class Engines:
         """By engine, the log-probs of each text's tokens but the first."""
         return self._together(lambda engine: engine.call("score", texts=[list(text) for text in texts]))
 
-    def connect(self, init_info: dict[str, Any]) -> None:
-        """vLLM's `init_weight_transfer_engine`, on every engine."""
-        self._together(lambda engine: engine.call("init_weight_transfer_engine", init_info=init_info))
+    def connect(self, init_info: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+        """vLLM's `init_weight_transfer_engine` on every engine; by engine, its workers' layouts."""
+        return self._together(lambda engine: engine.call("init_weight_transfer_engine", init_info=init_info))
 
-    def update_weights(self, update_info: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-        """vLLM's start, update and finish of a weight update; by engine, its workers' receipts."""
+    def expect_weights(self, slots: dict[int, list[Any]]) -> None:
+        """Tell every worker what each update will write into it."""
+        self._together(lambda engine: engine.call("expect_weights", of_workers=slots[engine.number]))
+
+    def start_weight_update(self) -> None:
+        """vLLM's `start_weight_update`, on every engine."""
+        self._together(lambda engine: engine.call("start_weight_update"))
+
+    def finish_weight_update(self, update_info: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
+        """vLLM's update and finish of a weight update; by engine, its workers' receipts."""
 
         def update(engine: Engine) -> list[dict[str, Any]]:
-            engine.call("start_weight_update")
             engine.call("update_weights", update_info=update_info)
             return engine.call("finish_weight_update", weight_version=str(update_info["version"]))
 
@@ -202,7 +209,7 @@ class Engines:
 
 
 def _for_replica(settings: EngineSettings, number: int) -> EngineSettings:
-    threads = len(settings.cores)
+    threads = len(settings.cores)  # of all its workers
     available = sorted(os.sched_getaffinity(0))
     cores = tuple(available[(number * threads + i) % len(available)] for i in range(threads))
     return replace(settings, cores=cores, log=str(Path(settings.log).with_suffix(f".{number}.log")))

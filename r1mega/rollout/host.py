@@ -34,8 +34,9 @@ class EngineSettings:
     max_context_tokens: int
     concurrent_sequences: int
     kv_cache_bytes: int
+    tensor_parallel: int
     cores: tuple[int, ...]
-    """CPU cores its threads are bound to."""
+    """CPU cores that its workers' threads are bound to, each worker's after the other's."""
     log: str
     """File that takes what vLLM prints."""
 
@@ -70,6 +71,8 @@ def main(pipe: Connection, settings: EngineSettings) -> None:
     _die_with_parent()
     _redirect_output(settings.log)
     _set_environment(settings)
+    # It ends with the trainer, as daemons do; but unlike theirs, its workers may be processes too.
+    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     try:
         engine = _Engine(settings)
         pipe.send(("ok", None))
@@ -103,12 +106,13 @@ def _redirect_output(log: str) -> None:
 
 
 def _set_environment(settings: EngineSettings) -> None:
-    cores = ",".join(map(str, settings.cores))
+    threads = len(settings.cores) // settings.tensor_parallel
+    workers = [settings.cores[i : i + threads] for i in range(0, len(settings.cores), threads)]
     os.environ |= {
         IN_ENGINE: "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_OMP_THREADS_BIND": cores,
-        "OMP_NUM_THREADS": str(len(settings.cores)),
+        "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, cores)) for cores in workers),
+        "OMP_NUM_THREADS": str(threads),
         # The CPU's latent-attention kernel is compiled for one size only; the numbers are the same without.
         "VLLM_MLA_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(-(-settings.kv_cache_bytes // 1024**3)),
@@ -136,6 +140,7 @@ class _Engine:
             dtype=settings.dtype,
             seed=settings.seed,
             load_format="dummy",
+            tensor_parallel_size=settings.tensor_parallel,
             max_model_len=settings.max_context_tokens,
             max_num_seqs=settings.concurrent_sequences,
             kv_cache_memory_bytes=settings.kv_cache_bytes,
@@ -155,8 +160,13 @@ class _Engine:
             worker_extension_cls="r1mega.rollout.plugin.WorkerExtension",
         )
 
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> list[dict[str, Any]]:
+        """Returns each worker's layout."""
         self.llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+        return self.llm.collective_rpc("weight_layout")
+
+    def expect_weights(self, of_workers: list[list[Any]]) -> None:
+        self.llm.collective_rpc("expect_weights", kwargs={"of_workers": of_workers})
 
     def start_weight_update(self) -> None:
         self.llm.collective_rpc("start_weight_update")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -13,8 +13,9 @@ from r1mega.model.rows import Sample
 from r1mega.policy import Policy
 from r1mega.rollout.engines import Engines
 from r1mega.stages.parts import Text
-from r1mega.weights.proof import HandoverError, Sent, check_receipt, largest_difference
-from r1mega.weights.shared_memory import SharedMemorySender
+from r1mega.weights.pieces import Place
+from r1mega.weights.proof import HandoverError, check_receipt, largest_difference
+from r1mega.weights.shared_memory import SharedMemorySender, Workers, plan_transfer, served_to_engine
 
 
 class Handover:
@@ -30,11 +31,21 @@ class Handover:
         """
         self.policy, self.engines = policy, engines
         self.tolerance = config.handover.max_abs_dlogp
-        self.sender = SharedMemorySender(policy.source)
         self.probe = probe
         self.count = 0
         self.worst = 0.0
-        engines.connect(self.sender.init_info())
+        served = served_to_engine(policy.source.holders)
+        self.workers = Workers(engines.connect({"tensors": _tensors(served)}))
+        try:
+            self.plan = plan_transfer(served, self.workers, dist.get_world_size())
+        except ValueError as error:
+            raise HandoverError(f"the weights do not fit the engines:\n  {error}") from error
+        slots = [
+            [self.workers.slot(copy) for copy in self.plan.sent_to(worker)]
+            for worker in range(self.plan.receivers)
+        ]
+        engines.expect_weights(self.workers.by_engine(slots))
+        self.sender = SharedMemorySender(policy.pieces, self.plan, self.workers, dist.get_rank())
 
     def run(self) -> dict[str, float]:
         """Hand the weights over and prove it.
@@ -53,7 +64,7 @@ class Handover:
         self.worst = max(self.worst, difference)
         return {
             "handover/max_abs_dlogp": difference,
-            "handover/bytes": float(sum(place.bytes for place in self.sender.places)),
+            "handover/bytes": float(sum(self.plan.sent_bytes())),
             "timing_s/handover": sent_at - began,
             "timing_s/proof": time.monotonic() - sent_at,
         }
@@ -62,20 +73,25 @@ class Handover:
         """How many hand-overs were proven, and the worst difference among them."""
         return {"count": self.count, "max_abs_dlogp": self.worst, "limit": self.tolerance}
 
-    def _send(self) -> tuple[dict[int, list[dict[str, Any]]], Sent]:
-        checksums: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(checksums, self.sender.write())
-        sent = Sent(
-            self.policy.version, {place: value for part in checksums for place, value in part.items()}
-        )
-        return self.engines.update_weights({"version": self.policy.version}), sent
+    def _send(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
+        """The workers' receipts by engine, and the checksum of each copy by its number."""
+        self.engines.start_weight_update()
+        self.sender.write()
+        parts: list[Any] = [None] * dist.get_world_size()
+        # No engine looks at its weights before every rank has written.
+        dist.all_gather_object(parts, self.sender.checksums())
+        receipts = self.engines.finish_weight_update({"version": self.policy.version})
+        return receipts, {number: value for part in parts for number, value in part.items()}
 
-    def _prove(self, receipts: dict[int, list[dict[str, Any]]], sent: Sent) -> float:
+    def _prove(self, receipts: dict[int, list[dict[str, Any]]], sent: dict[int, int]) -> float:
+        of_workers: list[list[tuple[str, int]]] = [[] for _ in range(self.plan.receivers)]
+        for number, copy in enumerate(self.plan.copies):
+            of_workers[copy.receiver].append((str(copy.box), sent[number]))
+        flat = [receipt for _, workers in sorted(receipts.items()) for receipt in workers]
         faults = [
             fault
-            for engine, workers in receipts.items()
-            for number, receipt in enumerate(workers)
-            for fault in check_receipt(sent, receipt, f"engine {engine} worker {number}")
+            for name, expected, receipt in zip(self.workers.names, of_workers, flat, strict=True)
+            for fault in check_receipt(self.policy.version, expected, receipt, name)
         ]
         ours = [logps.numpy() for logps in self.policy.score([Sample(text, 1) for text in self.probe], 1.0)]
         differences = {
@@ -94,6 +110,14 @@ class Handover:
                 + "\n  ".join(faults)
             )
         return max(differences.values())
+
+
+def _tensors(places: Iterable[Place]) -> list[list[Any]]:
+    """Name, dtype and shape of each tensor that the places are of."""
+    return [
+        [name, dtype, list(shape)]
+        for name, dtype, shape in sorted({(p.name, p.dtype, p.shape) for p in places})
+    ]
 
 
 def probe_texts(config: Config, text: Text) -> list[list[int]]:

@@ -32,7 +32,8 @@ def open_engines(config: Config, policy: Policy) -> Iterator[Engines]:
         max_context_tokens=rollout.max_context_tokens,
         concurrent_sequences=rollout.concurrent_sequences,
         kv_cache_bytes=rollout.kv_cache_bytes,
-        cores=(0,) * rollout.threads_per_replica,
+        tensor_parallel=rollout.tensor_parallel,
+        cores=(0,) * (rollout.threads_per_worker * rollout.tensor_parallel),
         log=str(folder / "engine.log"),
     )
     engines = Engines(

@@ -1,15 +1,15 @@
 """Proof of a hand-over: what the trainer sent is what every engine holds, and it scores alike.
 
-Three independent checks, each naming what fails it: every place reached the engine with the bytes that the
-trainer's parameters have; the engine's loader reached every parameter of its model, at the right version;
-and a probe text is scored alike on both sides. The first two see what arrived, not what the loader made of
-it; only the probe sees a wrong name, a wrong packing or a wrong layer.
+Two independent checks, each naming what fails it. Every box of every HF tensor that a worker holds, read
+from its own parameters as its own loader would fill them, has the bytes that the trainer's parameters
+have, at the policy's version: no transport, layout or kernel of the receiving side can garble a weight
+unseen. And a probe text is scored alike on both sides, which sees what bytes cannot: a weight that the
+trainer itself calls by a wrong name, or computes with otherwise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,34 +19,26 @@ class HandoverError(RuntimeError):
     """A hand-over that is not proven; the message names what differs, all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """What the trainer sent: its policy version, and the checksum of each place."""
-
-    version: int
-    checksums: Mapping[str, int]
-
-
-def check_receipt(sent: Sent, receipt: Mapping[str, Any], engine: str) -> list[str]:
-    """What an engine's worker received otherwise than it was sent.
+def check_receipt(
+    version: int, sent: Sequence[tuple[str, int]], receipt: Mapping[str, Any], worker: str
+) -> list[str]:
+    """What a worker holds otherwise than it was sent.
 
     Args:
-        receipt: `version`, `checksums` by place, and `not_loaded`, the parameters no weight reached.
+        version: of the policy.
+        sent: each box that was sent to the worker, with the checksum of its bytes.
+        receipt: the worker's `version`, and the `checksums` of these boxes as it holds them.
     """
-    got = receipt["checksums"]
     faults = []
-    if receipt["version"] != sent.version:
-        faults.append(f"{engine} holds version {receipt['version']}; the policy is at {sent.version}")
-    faults += [f"{engine} never received {place}" for place in sent.checksums if place not in got]
+    if receipt["version"] != version:
+        faults.append(f"{worker} holds version {receipt['version']}; the policy is at {version}")
+    if len(receipt["checksums"]) != len(sent):
+        faults.append(f"{worker} answers for {len(receipt['checksums'])} boxes; it was sent {len(sent)}")
     faults += [
-        f"{engine} received {place}, which was not sent" for place in got if place not in sent.checksums
+        f"{worker} holds other bytes of {box} than were sent"
+        for (box, checksum), held in zip(sent, receipt["checksums"], strict=False)
+        if held != checksum
     ]
-    faults += [
-        f"{engine} received other bytes of {place} than were sent"
-        for place, checksum in sent.checksums.items()
-        if place in got and got[place] != checksum
-    ]
-    faults += [f"{engine} loaded nothing into its parameter {name}" for name in receipt["not_loaded"]]
     return faults
 
 

@@ -1,105 +1,173 @@
-"""The hand-over on one CPU machine: every rank writes its shards into memory that the engines map.
+"""The trainer's end of the hand-over on one machine: every rank writes into the engines' own parameters.
 
-No rank gathers and no byte is copied twice: a rank writes each of its pieces straight to its place in
-the whole HF tensor, and the engine's loader reads that tensor where it lies. The memory is an anonymous
-file, so nothing is left behind, however the run ends.
-
-The receiving end is `SharedMemoryEngine` (r1mega/rollout/plugin.py), a weight-transfer engine of vLLM.
+No rank gathers, nothing is staged and no byte is copied twice: the plan says which boxes of which
+parameters this rank sends to whom, and `write` copies them there. The receiving end is
+`SharedMemoryEngine` (r1mega/rollout/shared_memory_engine.py), a weight-transfer engine of vLLM.
 """
 
 from __future__ import annotations
 
-import mmap
-import os
-from collections.abc import Sequence
-from dataclasses import asdict
-from math import prod
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import xxhash
 from torch import Tensor
 
-from r1mega.weights.pieces import Place
-from r1mega.weights.source import MegatronSource, TensorMeta
+from r1mega.weights.memory import SharedMemory, checksum
+from r1mega.weights.pieces import Piece, Place
+from r1mega.weights.slots import Slot
 from r1mega.weights.table import Served
+from r1mega.weights.transfer import Box, Copy, TransferPlan, make_transfer_plan, not_served
 
-ALIGNMENT_BYTES = 64
-Receipt = dict[str, int]
-"""A place, as text, to the checksum of its bytes."""
+
+class Workers:
+    """All workers of all engines, numbered through, as they described themselves."""
+
+    def __init__(self, layouts: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+        """Take the workers' descriptions.
+
+        Args:
+            layouts: by engine, each worker's `path`, `slots` and `empty`.
+        """
+        self.of_engine = {engine: len(workers) for engine, workers in sorted(layouts.items())}
+        self._layouts = [layout for _, workers in sorted(layouts.items()) for layout in workers]
+        self.paths: list[str] = [layout["path"] for layout in self._layouts]
+        self.names = [
+            f"engine {engine} worker {worker}"
+            for engine, workers in self.of_engine.items()
+            for worker in range(workers)
+        ]
+        self._slots: list[dict[str, list[Slot]]] = [defaultdict(list) for _ in self._layouts]
+        for slots, layout in zip(self._slots, self._layouts, strict=True):
+            for slot in layout["slots"]:
+                slots[slot.name].append(slot)
+
+    def boxes(self, worker: int) -> list[Box]:
+        """What a worker needs."""
+        return [Box(slot.name, slot.start, slot.size) for slot in self._layouts[worker]["slots"]]
+
+    def slot(self, copy: Copy) -> Slot:
+        """Where a copy goes."""
+        for slot in self._slots[copy.receiver][copy.box.name]:
+            if _contains(slot.start, slot.size, copy.box):
+                return slot.cut(copy.box.start, copy.box.size)
+        raise KeyError(f"{self.names[copy.receiver]} has no place for {copy.box}")
+
+    def by_engine(self, of_each: Sequence[Any]) -> dict[int, list[Any]]:
+        """One value a worker, as lists by engine."""
+        rest = iter(of_each)
+        return {engine: [next(rest) for _ in range(count)] for engine, count in self.of_engine.items()}
+
+    def faults(self, held: Mapping[Place, Sequence[int]]) -> list[str]:
+        """What keeps the engines from taking up these weights whole and as they are; empty where nothing."""
+        dtypes = {place.name: place.dtype for place in held}
+        faults = [
+            f"{name}: nothing fills all of its parameter {parameter}"
+            for name, layout in zip(self.names, self._layouts, strict=True)
+            for parameter in layout["empty"]
+        ]
+        faults += [
+            f"{name} keeps {slot.name} as {slot.dtype}; the trainer has {dtypes[slot.name]}"
+            for name, layout in zip(self.names, self._layouts, strict=True)
+            for slot in layout["slots"]
+            if dtypes.get(slot.name, slot.dtype) != slot.dtype
+        ]
+        boxes = self.by_engine([self.boxes(worker) for worker in range(len(self.paths))])
+        held_boxes = [_box(place) for place in held]
+        faults += [
+            f"engine {engine} has no use for {box}, which is served to it"
+            for engine, of_workers in boxes.items()
+            for box in not_served(held_boxes, of_workers)
+        ]
+        return faults
+
+
+def served_to_engine(holders: Mapping[Place, Sequence[int]]) -> dict[Place, Sequence[int]]:
+    """Of all places, those of tensors that the engine needs."""
+    return {place: ranks for place, ranks in holders.items() if place.served is Served.engine}
+
+
+def plan_transfer(holders: Mapping[Place, Sequence[int]], workers: Workers, ranks: int) -> TransferPlan:
+    """Who writes what to which worker.
+
+    Args:
+        holders: each place that is served to engines, with the ranks that hold it.
+
+    Raises:
+        ValueError: a worker needs what nobody holds, or an engine does not take up all that is served.
+    """
+    faults = workers.faults(holders)
+    if faults:
+        raise ValueError("\n  ".join(faults))
+    held = {_box(place): of for place, of in holders.items()}
+    sizes = {place.name: getattr(torch, place.dtype).itemsize for place in holders}
+    needed = [workers.boxes(worker) for worker in range(len(workers.paths))]
+    return make_transfer_plan(held, needed, sizes, ranks)
 
 
 class SharedMemorySender:
-    """The trainer's end. Every rank builds it and calls `write` in step."""
+    """One rank's part of a transfer plan, ready to be carried out again and again."""
 
-    def __init__(self, source: MegatronSource) -> None:
-        served = {place.name for sent in source.places for place in sent if place.served is Served.engine}
-        self.metas = [meta for meta in source.metadata() if meta.name in served]
-        self.pieces = [piece for piece in source.pieces if piece.place.name in served]
-        self.places = [place for sent in source.places for place in sent if place.name in served]
-        path = [_create(total_bytes(self.metas)) if dist.get_rank() == 0 else ""]
-        dist.broadcast_object_list(path)
-        self.path: str = path[0]
-        self.tensors = map_tensors(self.path, self.metas)
+    def __init__(self, pieces: Sequence[Piece], plan: TransferPlan, workers: Workers, rank: int) -> None:
+        """Map the workers' memory and find this rank's copies in it.
 
-    def init_info(self) -> dict[str, Any]:
-        """What vLLM's `init_weight_transfer_engine` is told."""
-        return {
-            "path": self.path,
-            "tensors": [
-                [meta.name, str(meta.dtype).removeprefix("torch."), list(meta.shape)] for meta in self.metas
-            ],
-            "places": [asdict(place) for place in self.places],
-        }
-
-    def write(self) -> Receipt:
-        """Write this rank's pieces; returns the checksum of each, taken from the parameter itself.
-
-        All ranks have written when it returns.
+        Args:
+            pieces: this rank's; views of its parameters, read anew at each `write`.
         """
-        for piece in self.pieces:
-            piece.place.of(self.tensors[piece.place.name]).copy_(piece.tensor)
-        receipt = {str(piece.place): checksum(piece.tensor) for piece in self.pieces}
-        dist.barrier()
-        return receipt
+        own = defaultdict(list)
+        for piece in pieces:
+            own[piece.place.name].append(piece)
+        memories: dict[int, Tensor] = {}
+        self.sources: dict[int, tuple[Box, Tensor]] = {}
+        self._from: list[Tensor] = []
+        self._to: list[Tensor] = []
+        for number, copy in enumerate(plan.copies):
+            if copy.sender != rank:
+                continue
+            if copy.receiver not in memories:
+                memories[copy.receiver] = SharedMemory.at(workers.paths[copy.receiver]).bytes
+            source = _part(own[copy.box.name], copy.box)
+            self.sources[number] = copy.box, source
+            for rows, view in workers.slot(copy).views(memories[copy.receiver]):
+                stretch = source[rows]
+                self._from.append(
+                    stretch.unflatten(0, view.shape[:2]) if view.dim() > source.dim() else stretch
+                )
+                self._to.append(view)
+
+    def write(self) -> None:
+        """Copy this rank's boxes into the workers' parameters."""
+        for to, source in zip(self._to, self._from, strict=True):
+            to.copy_(source)
+
+    def checksums(self) -> dict[int, int]:
+        """The checksum of each box this rank sends, taken from its own parameters, by the copy's number."""
+        of_box: dict[Box, int] = {}
+        for box, source in self.sources.values():
+            if box not in of_box:
+                of_box[box] = checksum(source)
+        return {number: of_box[box] for number, (box, _) in self.sources.items()}
 
 
-def checksum(tensor: Tensor) -> int:
-    """The 64-bit xxHash of a tensor's bytes, in row-major order."""
-    return xxhash.xxh3_64_intdigest(tensor.contiguous().view(torch.uint8).numpy().data)
+def _box(place: Place) -> Box:
+    return Box(place.name, place.start, place.size)
 
 
-def receipt_of(tensors: dict[str, Tensor], places: Sequence[Place]) -> Receipt:
-    """The checksum of each place, read from whole tensors."""
-    return {str(place): checksum(place.of(tensors[place.name])) for place in places}
+def _contains(start: tuple[int, ...], size: tuple[int, ...], box: Box) -> bool:
+    return all(
+        first <= inner and inner + length <= first + whole
+        for first, whole, inner, length in zip(start, size, box.start, box.size, strict=True)
+    )
 
 
-def total_bytes(metas: Sequence[TensorMeta]) -> int:
-    """Size of the memory that holds these tensors."""
-    return sum(_aligned(meta) for meta in metas)
-
-
-def map_tensors(path: str, metas: Sequence[TensorMeta]) -> dict[str, Tensor]:
-    """The tensors that lie in the file, as views of its memory."""
-    with open(path, "r+b") as file:
-        memory = mmap.mmap(file.fileno(), total_bytes(metas))
-    whole = torch.frombuffer(memory, dtype=torch.uint8)
-    tensors, at = {}, 0
-    for meta in metas:
-        size = prod(meta.shape) * meta.dtype.itemsize
-        tensors[meta.name] = whole[at : at + size].view(meta.dtype).view(meta.shape)
-        at += _aligned(meta)
-    return tensors
-
-
-def _aligned(meta: TensorMeta) -> int:
-    size = prod(meta.shape) * meta.dtype.itemsize
-    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _create(size: int) -> str:
-    # The descriptor stays open as long as this process lives; others reach the file through it.
-    descriptor = os.memfd_create("r1mega-weights")
-    os.truncate(descriptor, size)
-    return f"/proc/{os.getpid()}/fd/{descriptor}"
+def _part(pieces: Sequence[Piece], box: Box) -> Tensor:
+    """The box's view of the piece that has it."""
+    for piece in pieces:
+        place = piece.place
+        if _contains(place.start, place.size, box):
+            part = piece.tensor
+            for dim, (outer, inner, length) in enumerate(zip(place.start, box.start, box.size, strict=True)):
+                part = part.narrow(dim, inner - outer, length)
+            return part
+    raise KeyError(f"this rank does not hold {box}")

@@ -47,7 +47,8 @@ class MegatronSource:
         """
         places: list[list[Place]] = [[]] * dist.get_world_size()
         dist.all_gather_object(places, [piece.place for piece in pieces])
-        self.places = _assign(cover(places), dist.get_world_size())
+        self.holders = cover(places)
+        self.places = _assign(self.holders, dist.get_world_size())
         own = self.places[dist.get_rank()]
         self.pieces = [piece for piece in pieces if piece.place in own]
         everything = {place.name: place for sent in self.places for place in sent}

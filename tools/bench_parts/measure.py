@@ -88,7 +88,7 @@ def _base(config: Config, text: Text, policy: Policy, recorder: Cycles) -> Path:
 def _raw_engines(config: Config, folder: Path, stop_token: int) -> Iterator[Sequence[RawVllm]]:
     """Raw vLLM on rank 0, each way with as many threads as r1mega's engines have together."""
     dtype = {"fp32": "float32", "bf16": "bfloat16"}[config.precision.dtype]
-    each = config.rollout.threads_per_replica
+    each = config.rollout.threads_per_worker
     cores = sorted(os.sched_getaffinity(0))[: config.rollout.replicas * each]
 
     def settings(own_process: bool, cores: Sequence[int]) -> Settings:
