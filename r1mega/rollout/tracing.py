@@ -88,9 +88,10 @@ def _stretches(
     for block in BLOCKS:
         plain = [_row_major(part, block) for part in (numbers, rows, columns)]
         if plain[0] is not None and _are_boxes(*plain):  # type: ignore[arg-type]
+            widths_R = (plain[0] > 0).sum(1).tolist()
             numbers_R, rows_R, columns_R = (part[:, 0].long().tolist() for part in plain)  # type: ignore[index]
-            width = plain[0].shape[1]
-            return list(_runs(parameter, block, width, numbers_R, rows_R, columns_R, metas))
+            found = list(zip(numbers_R, columns_R, widths_R, rows_R, strict=True))
+            return list(_runs(parameter, block, found, metas))
     raise LayoutError(f"{parameter}: its rows are no boxes of the weights, in whatever order")
 
 
@@ -104,36 +105,35 @@ def _row_major(part: Tensor, block: int) -> Tensor | None:
 
 
 def _are_boxes(numbers: Tensor, rows: Tensor, columns: Tensor) -> bool:
-    """Whether each row is a stretch of a row of one HF tensor, or empty."""
+    """Whether each row is a stretch of a row of one HF tensor, with nothing but padding after it."""
     across = torch.arange(numbers.shape[1])
-    empty = numbers[:, :1] == 0
+    padding = across >= (numbers > 0).sum(1, keepdim=True)
     return bool(
-        (numbers == numbers[:, :1]).all()
-        and (rows == rows[:, :1]).all()
-        and ((columns == columns[:, :1] + across) | empty).all()
+        ((numbers == numbers[:, :1]) & (numbers > 0) | padding & (numbers == 0)).all()
+        and ((rows == rows[:, :1]) | padding).all()
+        and ((columns == columns[:, :1] + across) | padding).all()
     )
 
 
 def _runs(
     parameter: str,
     block: int,
-    width: int,
-    numbers: list[int],
-    rows: list[int],
-    columns: list[int],
+    found_R: list[tuple[int, int, int, int]],
     metas: Sequence[TensorMeta],
 ) -> Iterator[Stretch]:
+    """The stretches of a parameter.
+
+    Args:
+        found_R: what its rows hold: tensor (0: none), first column, width, and row of the tensor.
+    """
     first = 0
-    for at in range(1, len(numbers) + 1):
-        if (
-            at < len(numbers)
-            and (numbers[at], columns[at]) == (numbers[first], columns[first])
-            and (rows[at] == rows[first] + at - first or not numbers[at])
-        ):
+    for at in range(1, len(found_R) + 1):
+        number, column, width, row = found_R[first]
+        if at < len(found_R) and found_R[at] == (number, column, width, (row + at - first) if number else 0):
             continue
-        if numbers[first]:
-            meta = metas[numbers[first] - 1]
-            start, size = (rows[first], columns[first]), (at - first, width)
+        if number:
+            meta = metas[number - 1]
             dims = len(meta.shape)
-            yield Stretch(parameter, first, at - first, block, meta.name, start[:dims], size[:dims])
+            start, size = (row, column)[:dims], (at - first, width)[:dims]
+            yield Stretch(parameter, first, at - first, block, meta.name, start, size)
         first = at

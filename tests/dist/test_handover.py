@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.handover import EXPERT, FAULTS, engine_config, engine_fields, message, move_weights
+from support.handover import BY_BYTES, FAULTS, engine_config, engine_fields, message, move_weights
 from support.models import new_policy, random_probe
 from support.ranks import free_ports, layout, run_ranks
 
@@ -32,17 +32,16 @@ def hand_over(
         differences.append(handover.run()["handover/max_abs_dlogp"])
     said = {}
     for number, fault in enumerate(faults):
-        handover.receipts_before = receipts(handover)
         move_weights(policy, COURSES + number)
         with FAULTS[fault](handover):
             said[fault] = message(handover.run)
         said[f"after {fault}"] = message(handover.run)
-    return {"differences": differences, "said": said, "summary": handover.summary()}
-
-
-def receipts(handover: Any) -> Any:
-    """What the engines say that they hold."""
-    return handover.engines.update_weights({"version": handover.policy.version})
+    return {
+        "differences": differences,
+        "said": said,
+        "summary": handover.summary(),
+        "workers": handover.workers.names,
+    }
 
 
 def alone(port: int, folder: Path) -> dict[str, Any]:
@@ -61,9 +60,15 @@ def alone(port: int, folder: Path) -> dict[str, Any]:
             return hand_over(plan, config, fields, engines, list(FAULTS)) | {"source": conforming}
 
 
-def together(ports: list[int], folder: Path) -> dict[str, Any]:
-    """Two ranks with an engine each, which outlive the layouts that the trainer takes in turn."""
-    fields, config = engine_fields(random.Random(1)), engine_config(folder, replicas=2)
+ENGINES: dict[str, dict[str, int]] = {
+    "two replicas": {"replicas": 2},
+    "tensor parallel": {"replicas": 1, "tensor_parallel": 2},
+}
+
+
+def together(ports: list[int], folder: Path, engines_are: dict[str, int]) -> dict[str, Any]:
+    """Two ranks with two workers, which outlive the layouts that the trainer takes in turn."""
+    fields, config = engine_fields(random.Random(1)), engine_config(folder, **engines_are)
     found = {}
     with ExitStack() as stack:
         for port, (name, degrees) in zip(ports, LAYOUTS.items(), strict=True):
@@ -73,7 +78,7 @@ def together(ports: list[int], folder: Path) -> dict[str, Any]:
                 if not found:
                     engines = stack.enter_context(open_engines(config, new_policy(fields, plan)))
                     engines.wait()
-                faults = ["flipped bit", "dropped tensor"] if name == "ep2" else []
+                faults = ["flipped bit", "dropped", "wrong shard"] if name == "ep2" else []
                 found[name] = hand_over(plan, config, fields, engines, faults)
     return found
 
@@ -125,54 +130,59 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return run_ranks(2, together, free_ports(len(LAYOUTS)), tmp_path_factory.mktemp("run"))
+@pytest.fixture(scope="module", params=ENGINES)
+def ranks(request: Any, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    return run_ranks(2, together, free_ports(len(LAYOUTS)), folder, ENGINES[request.param])
 
 
-def test_engines_score_as_the_trainer_after_every_change(single: Any, ranks: Any) -> None:
-    for found in [single, *(rank[name] for rank in ranks for name in LAYOUTS)]:
-        print([f"{difference:.1e}" for difference in found["differences"]])
-        assert len(found["differences"]) == COURSES
-        assert max(found["differences"]) <= LIMIT
-        assert found["summary"]["max_abs_dlogp"] <= LIMIT
+def sound(found: dict[str, Any]) -> None:
+    print([f"{difference:.1e}" for difference in found["differences"]])
+    assert len(found["differences"]) == COURSES
+    assert max(found["differences"]) <= LIMIT
+    assert found["summary"]["max_abs_dlogp"] <= LIMIT
+    after = {fault: said for fault, said in found["said"].items() if fault.startswith("after")}
+    assert set(after.values()) <= {""}, after
 
 
-def test_every_fault_is_named(single: Any) -> None:
-    said = single["said"]
-    one, other = f"{EXPERT.format(0)}[", f"{EXPERT.format(1)}["
-    assert f"never received {other}" in said["dropped tensor"]
-    assert one not in said["dropped tensor"]
-    assert "loaded nothing into its parameter model.norm.weight" in said["dropped parameter"]
-    assert f"other bytes of {one}" in said["swapped experts"]
-    assert f"other bytes of {other}" in said["swapped experts"]
-    assert f"other bytes of {other}" in said["flipped bit"]
-    assert f"other bytes of {one}" not in said["flipped bit"]
-    version = COURSES + list(FAULTS).index("stale engine") + 1
-    assert f"holds version {version - 1}; the policy is at {version}" in said["stale engine"]
+def test_the_engine_scores_as_the_trainer_after_every_change(single: Any) -> None:
+    sound(single)
+
+
+def test_engines_score_as_the_trainer_whatever_its_layout_and_theirs(ranks: Any) -> None:
+    for rank in ranks:
+        for name in LAYOUTS:
+            sound(rank[name])
+
+
+@pytest.mark.parametrize("fault", BY_BYTES)
+def test_what_is_spoilt_on_its_way_is_named_by_its_bytes_alone(single: Any, fault: str) -> None:
+    """Whatever the probe says of it: no fault is found by luck."""
+    said = single["said"][fault]
+    named = {line.split(" other bytes of ")[1].split("[")[0] for line in said.splitlines() if "bytes" in line}
+    assert named == set(BY_BYTES[fault][1])
+
+
+def test_an_engine_that_did_nothing_is_found_by_its_version(single: Any) -> None:
+    version = COURSES + list(FAULTS).index("stale") + 1
+    assert f"holds version {version - 1}; the policy is at {version}" in single["said"]["stale"]
 
 
 def test_what_no_checksum_sees_the_probe_does(single: Any) -> None:
     """Two experts that the trainer mistakes for each other arrive as they were sent."""
-    said = single["said"]["mislabelled experts"]
+    said = single["said"]["wrong expert"]
     assert "bytes" not in said
     assert "engine 0 scores the probe otherwise than the trainer" in said
 
 
-def test_a_hand_over_that_failed_leaves_nothing_behind(single: Any, ranks: Any) -> None:
-    for found in [single, *(rank["ep2"] for rank in ranks)]:
-        assert {
-            fault: said for fault, said in found["said"].items() if fault.startswith("after") and said
-        } == {}
-
-
-def test_faults_are_named_on_every_rank_and_of_every_engine(ranks: Any) -> None:
+def test_faults_are_named_on_every_rank_and_of_every_worker(ranks: Any) -> None:
     for rank in ranks:
-        for engine in (0, 1):
-            missing = f"engine {engine} worker 0 never received {EXPERT.format(1)}["
-            assert missing in rank["ep2"]["said"]["dropped tensor"]
-            damaged = f"engine {engine} worker 0 received other bytes of {EXPERT.format(1)}["
-            assert damaged in rank["ep2"]["said"]["flipped bit"]
+        names = rank["ep2"]["workers"]
+        assert len(names) == 2
+        for fault in ("dropped", "wrong shard"):
+            said = rank["ep2"]["said"][fault]
+            assert all(f"{name} holds other bytes of {BY_BYTES[fault][1][0]}[" in said for name in names)
+        assert f"holds other bytes of {BY_BYTES['flipped bit'][1][0]}[" in rank["ep2"]["said"]["flipped bit"]
 
 
 def test_the_source_has_all_that_vllm_asks_of_one(single: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,86 +66,156 @@ def interposed(owner: Any, name: str, stand_in: Callable[..., Any]) -> Iterator[
         delattr(owner, name)
 
 
-def dropped_tensor(handover: Any) -> Any:
-    """The engine is not told of one tensor."""
-    kept = [meta.name for meta in handover.sender.metas if meta.name != EXPERT.format(1)]
-
-    def update(real: Any, info: dict[str, Any]) -> Any:
-        return real(info | {"names": kept})
-
-    return interposed(handover.engines, "update_weights", update)
-
-
-def dropped_parameter(handover: Any) -> Any:
-    """The engine is not told of a tensor that is a parameter of its own there."""
-    kept = [meta.name for meta in handover.sender.metas if meta.name != "model.norm.weight"]
-
-    def update(real: Any, info: dict[str, Any]) -> Any:
-        return real(info | {"names": kept})
-
-    return interposed(handover.engines, "update_weights", update)
-
-
-def swapped_in_memory(handover: Any) -> Any:
-    """Two experts' bytes change places on their way."""
-
-    def damage(tensors: dict[str, Any]) -> None:
-        one, other = tensors[EXPERT.format(0)], tensors[EXPERT.format(1)]
-        kept = one.clone()
-        one.copy_(other)
-        other.copy_(kept)
-
-    return damaged_in_memory(handover, damage)
-
-
-def flipped_bit(handover: Any) -> Any:
-    """The lowest bit of one number of one tensor is another on arrival."""
-    import torch
-
-    def damage(tensors: dict[str, Any]) -> None:
-        tensors[EXPERT.format(1)].view(torch.int32)[-1, -1] ^= 1
-
-    return damaged_in_memory(handover, damage)
-
-
-def damaged_in_memory(handover: Any, damage: Callable[[dict[str, Any]], None]) -> Any:
+def arriving(handover: Any, damage: Callable[[Memory], None]) -> Any:
+    """What every rank has written is damaged before any engine looks at it."""
     import torch.distributed as dist
 
-    def write(real: Any) -> Any:
-        receipt = real()
-        if dist.get_rank() == 0:
-            damage(handover.sender.tensors)
+    def write(real: Any) -> None:
+        real()
         dist.barrier()
-        return receipt
+        if dist.get_rank() == 0:
+            damage(Memory(handover))
+        dist.barrier()
 
     return interposed(handover.sender, "write", write)
 
 
+class Memory:
+    """All workers' memory, by HF name, as the trainer sees it."""
+
+    def __init__(self, handover: Any) -> None:
+        self.handover = handover
+
+    def views(self, name: str) -> list[Any]:
+        """The tensor's boxes, in every worker that has some of it; blocks of rows one by one."""
+        from r1mega.weights.memory import SharedMemory
+
+        paths = self.handover.workers.paths
+        return [
+            view
+            for copy in self.handover.plan.copies
+            if copy.box.name == name
+            for _, view in self.handover.workers.slot(copy).views(SharedMemory.at(paths[copy.receiver]).bytes)
+        ]
+
+
+def dropped(handover: Any, name: str) -> Any:
+    """The tensor is not sent."""
+    before = [view.clone() for view in Memory(handover).views(name)]
+    assert before
+
+    def restore(memory: Memory) -> None:
+        for view, old in zip(memory.views(name), before, strict=True):
+            view.copy_(old)
+
+    return arriving(handover, restore)
+
+
+def swap(memory: Memory, one: str, other: str) -> None:
+    for a, b in zip(memory.views(one), memory.views(other), strict=True):
+        kept = a.clone()
+        a.copy_(b)
+        b.copy_(kept)
+
+
+def double(memory: Memory, one: str, other: str) -> None:
+    for a, b in zip(memory.views(one), memory.views(other), strict=True):
+        b.copy_(a)
+
+
+def transpose(memory: Memory, name: str) -> None:
+    for view in memory.views(name):
+        rows, columns = view.flatten(0, -2).shape
+        view.copy_(view.clone().reshape(columns, rows).t().reshape(view.shape))
+
+
+def truncate(memory: Memory, name: str) -> None:
+    memory.views(name)[-1][-1].zero_()
+
+
+def round_to_half(memory: Memory, name: str) -> None:
+    for view in memory.views(name):
+        view.copy_(view.bfloat16().float())
+
+
+def flip_bit(memory: Memory, name: str) -> None:
+    import torch
+
+    memory.views(name)[0].view(torch.int32)[..., -1][-1] ^= 1
+
+
+def other_half(memory: Memory, name: str) -> None:
+    """As if a worker had been given the next one's share."""
+    for view in memory.views(name):
+        view.copy_(view.roll(view.shape[0] // 2 or 1, 0))
+
+
 def stale_engine(handover: Any) -> Any:
-    """The engine does nothing and answers with what it received last time."""
-    return interposed(handover.engines, "update_weights", lambda real, info: handover.receipts_before)
+    """The engine ends the update as the one before."""
+
+    def finish(real: Any, info: dict[str, Any]) -> Any:
+        return real(info | {"version": info["version"] - 1})
+
+    return interposed(handover.engines, "finish_weight_update", finish)
 
 
 @contextmanager
-def mislabelled_experts(handover: Any) -> Iterator[None]:
-    """The trainer takes two experts for each other; what it sends is what it says it sends."""
+def mislabelled(handover: Any, one: str, other: str) -> Iterator[None]:
+    """The trainer takes two weights for each other; what it sends is what it says it sends."""
     sender = handover.sender
-    real, at = sender.pieces, {piece.place.name: i for i, piece in enumerate(sender.pieces)}
-    one, other = at[EXPERT.format(0)], at[EXPERT.format(1)]
-    sender.pieces = list(real)
-    sender.pieces[one] = replace(real[one], tensor=real[other].tensor)
-    sender.pieces[other] = replace(real[other], tensor=real[one].tensor)
+    real = dict(sender.sources), list(sender._from)
+    numbers = {
+        name: [number for number, (box, _) in sender.sources.items() if box.name == name]
+        for name in (one, other)
+    }
+    for a, b in zip(numbers[one], numbers[other], strict=True):
+        (box_a, source_a), (box_b, source_b) = sender.sources[a], sender.sources[b]
+        sender.sources[a], sender.sources[b] = (box_a, source_b), (box_b, source_a)
+        where = {source.data_ptr(): i for i, source in enumerate(sender._from)}
+        i, j = where[source_a.data_ptr()], where[source_b.data_ptr()]
+        sender._from[i], sender._from[j] = sender._from[j], sender._from[i]
     try:
         yield
     finally:
-        sender.pieces = real
+        sender.sources, sender._from = real
 
 
-FAULTS = {
-    "dropped tensor": dropped_tensor,
-    "dropped parameter": dropped_parameter,
-    "swapped experts": swapped_in_memory,
-    "mislabelled experts": mislabelled_experts,
-    "stale engine": stale_engine,
-    "flipped bit": flipped_bit,
+ROUTER_BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
+OUTPUT = "model.layers.{}.self_attn.o_proj.weight"
+VALUES = "model.layers.0.self_attn.kv_b_proj.weight"
+BY_BYTES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
+    "dropped": (lambda handover: dropped(handover, EXPERT.format(1)), [EXPERT.format(1)]),
+    "doubled": (
+        lambda handover: arriving(handover, lambda m: double(m, EXPERT.format(0), EXPERT.format(1))),
+        [EXPERT.format(1)],
+    ),
+    "swapped": (
+        lambda handover: arriving(handover, lambda m: swap(m, EXPERT.format(0), EXPERT.format(1))),
+        [EXPERT.format(0), EXPERT.format(1)],
+    ),
+    "transposed": (
+        lambda handover: arriving(handover, lambda m: transpose(m, OUTPUT.format(0))),
+        [OUTPUT.format(0)],
+    ),
+    "truncated": (lambda handover: arriving(handover, lambda m: truncate(m, VALUES)), [VALUES]),
+    "wrong dtype": (
+        lambda handover: arriving(handover, lambda m: round_to_half(m, "lm_head.weight")),
+        ["lm_head.weight"],
+    ),
+    "flipped bit": (
+        lambda handover: arriving(handover, lambda m: flip_bit(m, EXPERT.format(1))),
+        [EXPERT.format(1)],
+    ),
+    "missing bias": (lambda handover: dropped(handover, ROUTER_BIAS), [ROUTER_BIAS]),
+    "wrong shard": (lambda handover: arriving(handover, lambda m: other_half(m, VALUES)), [VALUES]),
+    "wrong layer": (
+        lambda handover: arriving(handover, lambda m: swap(m, OUTPUT.format(0), OUTPUT.format(1))),
+        [OUTPUT.format(0), OUTPUT.format(1)],
+    ),
 }
+"""Each fault with the tensors that it spoils, which the hand-over must name, and no others."""
+OTHERS: dict[str, Callable[[Any], Any]] = {
+    "stale": stale_engine,
+    "wrong expert": lambda handover: mislabelled(handover, EXPERT.format(0), EXPERT.format(1)),
+}
+FAULTS = {name: stage for name, (stage, _) in BY_BYTES.items()} | OTHERS
