@@ -12,14 +12,26 @@ from typing import Any
 
 from r1mega.config import Backend, BadRun, Config, Dtype, Stage
 from r1mega.model.family import family_faults, family_of
-from r1mega.parallel.plan import Plan, faults_for, make_plan
+from r1mega.parallel.plan import (
+    Plan,
+    Topology,
+    faults_for,
+    make_plan,
+    make_rollout_plan,
+    rollout_faults_for,
+)
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """What vLLM 0.32's attention on a CPU is compiled for."""
 
 
 def check(config: Config, ranks: int | None) -> Plan:
-    """The run's layout, if nothing is wrong with the run.
+    """The layout of the run's ranks, if nothing is wrong with the run; see `topology`."""
+    return topology(config, ranks).training
+
+
+def topology(config: Config, ranks: int | None) -> Topology:
+    """The layout of both sides, if nothing is wrong with the run.
 
     Args:
         ranks: how many an outer launcher started; None where the run starts its own.
@@ -40,22 +52,30 @@ def check(config: Config, ranks: int | None) -> Plan:
         ranks=ranks,
     )
     faults += layout_faults
+    # Pipeline and expert parallelism of the engines are no keys yet: where runs compute, both are 1.
+    rollout, rollout_faults = make_rollout_plan(
+        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
+    )
+    faults += rollout_faults
+    on_cpu = config.cluster.backend is Backend.cpu
     if plan is not None and hf is not None:
-        faults += faults_for(plan, family_of(hf).shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
+        faults += faults_for(plan, family_of(hf).shape(hf), on_cpu)
+    if rollout is not None and hf is not None:
+        faults += rollout_faults_for(rollout, family_of(hf).shape(hf), on_cpu)
     longest = config.rollout.max_context_tokens
     if hf is not None and longest > hf["max_position_embeddings"]:
         faults.append(
             f"rollout.max_context_tokens: was {longest}; the model's max_position_embeddings ="
             f" {hf['max_position_embeddings']} must hold it"
         )
-    if hf is not None and config.cluster.backend is Backend.cpu:
+    if hf is not None and on_cpu:
         faults += _head_faults(hf)
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config)
-    if faults or plan is None:
+    if faults or plan is None or rollout is None:
         raise BadRun(faults)
-    return plan
+    return Topology(plan, rollout)
 
 
 def model_fields(config: Config) -> tuple[dict[str, Any] | None, list[str]]:
@@ -112,7 +132,6 @@ def _head_faults(hf: dict[str, Any]) -> list[str]:
 
 def _number_faults(config: Config) -> list[str]:
     positive = {
-        "rollout.replicas": config.rollout.replicas,
         "rollout.max_answer_tokens": config.rollout.max_answer_tokens,
         "rollout.concurrent_sequences": config.rollout.concurrent_sequences,
         "rollout.threads_per_worker": config.rollout.threads_per_worker,

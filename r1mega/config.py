@@ -146,7 +146,7 @@ class RolloutConfig:
     replicas: int = 1
     """Engines, each with the whole model; prompts are dealt out among them."""
     tensor_parallel: int = 1
-    """Workers of an engine, each with its part of every layer."""
+    """Workers that one engine's weights are split over; r1mega.parallel.plan says what it must divide."""
     temperature: float = 1.0
     top_p: float = 1.0
     max_answer_tokens: int = 64

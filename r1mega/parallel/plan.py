@@ -1,13 +1,58 @@
-"""The training layout as plain integers: degrees in, one checked value out.
+"""Both layouts as plain integers: degrees in, one checked value out.
 
-Importing it costs nothing and needs no GPU, so a plan for 2,048 ranks is checked on a laptop. All faults
-of a layout are found at once, each in words that name the degrees.
+The trainer's is a `Plan`: which rank stands where, which ranks form each group, which layer lies on
+which stage. The engines' is a `RolloutPlan`: replicas, each split in vLLM's own way. `Topology` is the
+two together, and who owns which engine.
+
+    plan = Plan(tp=2, cp=1, dp=4, pp=1, etp=1, ep=2, vpp=1)
+    plan.coordinates(5)      {"tp": 1, "cp": 0, "dp": 2, "pp": 0, "etp": 0, "ep": 1, "edp": 2}
+    plan.groups("cp", "dp")  [[0, 2, 4, 6], [1, 3, 5, 7]]
+    plan.groups("ep")        [[0, 1], [2, 3], [4, 5], [6, 7]]
+
+What holds: coordinates, groups and stages are those that Megatron-Core itself makes of the same degrees,
+at any size. Importing this costs nothing and needs no GPU, so a plan for 2,048 ranks is checked on a
+laptop. All faults of a layout are found at once, each in words that name the degrees.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 from math import lcm
+
+VOCABULARY_MULTIPLE = 64
+"""vLLM pads a vocabulary to a multiple of so many words before it splits it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Ranks as the points of a box, numbered along the first axis first."""
+
+    axes: tuple[tuple[str, int], ...]
+    """Each axis's name and size."""
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Where the rank stands on each axis."""
+        found = {}
+        for name, size in self.axes:
+            rank, found[name] = divmod(rank, size)
+        return found
+
+    def groups(self, *along: str) -> list[list[int]]:
+        """The ranks that differ along these axes alone, a list each; all of them, in order."""
+        offsets = self._offsets([name in along for name, _ in self.axes])
+        firsts = self._offsets([name not in along for name, _ in self.axes])
+        return [[first + offset for offset in offsets] for first in firsts]
+
+    def _offsets(self, chosen: list[bool]) -> list[int]:
+        """The ranks of the box that the chosen axes span from the origin."""
+        found, stride = [0], 1
+        for (_, size), is_chosen in zip(self.axes, chosen, strict=True):
+            if is_chosen:
+                found = [offset + step * stride for step in range(size) for offset in found]
+            stride *= size
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +77,81 @@ class Plan:
         """Replicas of one expert's weights."""
         return self.tp * self.cp * self.dp // (self.etp * self.ep)
 
+    @property
+    def grid(self) -> Grid:
+        """The ranks as all but the experts see them."""
+        return Grid((("tp", self.tp), ("cp", self.cp), ("dp", self.dp), ("pp", self.pp)))
+
+    @property
+    def expert_grid(self) -> Grid:
+        """The same ranks as the experts see them."""
+        return Grid((("etp", self.etp), ("ep", self.ep), ("edp", self.expert_dp), ("pp", self.pp)))
+
+    def coordinates(self, rank: int) -> dict[str, int]:
+        """Where the rank stands on both grids: tp, cp, dp, pp, etp, ep, edp."""
+        return self.grid.coordinates(rank) | self.expert_grid.coordinates(rank)
+
+    def groups(self, *along: str) -> list[list[int]]:
+        """The rank lists of a process group, in Megatron's order.
+
+        Args:
+            along: the axes it spans, of one grid: `tp`, `cp`, `dp`, `pp`, or `etp`, `ep`, `edp`, `pp`.
+        """
+        grid = next(grid for grid in (self.grid, self.expert_grid) if {*along} <= dict(grid.axes).keys())
+        return grid.groups(*along)
+
     def __str__(self) -> str:
         return (
             f"tp {self.tp} x cp {self.cp} x dp {self.dp} x pp {self.pp} = {self.world_size} ranks"
             f" (experts: etp {self.etp} x ep {self.ep} x dp {self.expert_dp}; vpp {self.vpp})"
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutPlan:
+    """The degrees of the rollout side: engines with the whole model each, split over their workers."""
+
+    replicas: int
+    """Engines."""
+    tp: int
+    pp: int
+    ep: int
+    """1: every expert is split as the rest is. As tp: experts are dealt out whole over those workers."""
+
+    @property
+    def workers_per_replica(self) -> int:
+        """Processes that compute for one engine."""
+        return self.tp * self.pp
+
+    @property
+    def workers(self) -> int:
+        """Those of all engines."""
+        return self.replicas * self.workers_per_replica
+
+    def __str__(self) -> str:
+        return (
+            f"{self.replicas} replicas x tp {self.tp} x pp {self.pp} = {self.workers} workers"
+            f" (experts: etp {self.tp // self.ep} x ep {self.ep})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """A whole run: the ranks that train, the engines that generate, and which rank owns which engine."""
+
+    training: Plan
+    rollout: RolloutPlan
+
+    def owner(self, engine: int) -> int:
+        """The rank that starts the engine and alone talks to it."""
+        return engine % self.training.world_size
+
+    def engines_of(self, rank: int) -> range:
+        """The engines that the rank owns."""
+        return range(rank, self.rollout.replicas, self.training.world_size)
+
+    def __str__(self) -> str:
+        return f"training: {self.training}\nrollout:  {self.rollout}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,16 +224,44 @@ def make_plan(
     return Plan(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp, dp=dp), []
 
 
+def make_rollout_plan(*, replicas: int, tp: int, pp: int, ep: int) -> tuple[RolloutPlan | None, list[str]]:
+    """The rollout side of these degrees (None where a fault forbids one), and the faults, in words."""
+    degrees = {
+        "rollout.replicas": replicas,
+        "rollout.tensor_parallel": tp,
+        "rollout.pipeline_parallel": pp,
+        "rollout.expert_parallel": ep,
+    }
+    faults = [f"{key}: was {value}; must be at least 1" for key, value in degrees.items() if value < 1]
+    return (None if faults else RolloutPlan(replicas=replicas, tp=tp, pp=pp, ep=ep)), faults
+
+
 def stages(plan: Plan, layers: int, draft_layers: int) -> list[list[str]]:
     """What each (virtual) pipeline stage holds, in the words of Megatron's `pipeline_model_parallel_layout`.
 
     Layers that do not divide go to the first stages: the last has the output layer and the loss already.
     """
-    count = plan.pp * plan.vpp
-    held = [["decoder"] * (layers // count + (stage < layers % count)) for stage in range(count)]
+    held = [["decoder"] * count for count in _layers_by_stage(plan, layers)]
     held[0].insert(0, "embedding")
     held[-1] += ["mtp"] * draft_layers + ["loss"]
     return held
+
+
+def stage_of_layer(plan: Plan, layers: int, layer: int) -> tuple[int, int]:
+    """The pipeline rank that holds a decoder layer, and which of that rank's virtual stages it is in.
+
+    Args:
+        layers: of the model.
+        layer: counted from 0 over the whole model.
+    """
+    stage = bisect_right(list(accumulate(_layers_by_stage(plan, layers))), layer)
+    virtual, rank = divmod(stage, plan.pp)
+    return rank, virtual
+
+
+def _layers_by_stage(plan: Plan, layers: int) -> list[int]:
+    count = plan.pp * plan.vpp
+    return [layers // count + (stage < layers % count) for stage in range(count)]
 
 
 def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
@@ -169,3 +312,65 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
             f"parallel.cp: was {plan.cp}; context parallelism needs Transformer Engine's attention (a GPU)"
         )
     return faults
+
+
+def rollout_faults_for(plan: RolloutPlan, shape: ModelShape, on_cpu: bool) -> list[str]:
+    """Why the engines cannot be laid out so; empty where they can. The first four rules are vLLM's:
+
+    1. tp divides the attention heads, the widths of feed-forward blocks and the padded vocabulary.
+    2. tp divides the key-value heads, or is a multiple of them: vLLM then gives several workers the same.
+    3. An expert's width is divided by tp, or its ep, which must be tp, divides the experts.
+    4. Layers need not divide by pp; every stage has at least one.
+    5. On a CPU pp is 1: r1mega starts an engine's workers there as one tensor-parallel group.
+    6. On a CPU ep is 1: vLLM's CPU build waits for ever with expert parallelism.
+    """
+    return [
+        *_split_faults(plan, shape),
+        *_expert_faults(plan, shape, on_cpu),
+        *_pipeline_faults(plan, shape, on_cpu),
+    ]
+
+
+def _split_faults(plan: RolloutPlan, shape: ModelShape) -> list[str]:
+    padded = -(-shape.vocabulary // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+    divisions = [
+        (shape.attention_heads, "attention heads"),
+        *((size, "feed-forward units") for size in shape.feed_forward_sizes),
+        (padded, f"words of the vocabulary, to which vLLM pads its {shape.vocabulary}"),
+        *([(shape.expert_size, "units of an expert")] if shape.experts and plan.ep == 1 else []),
+    ]
+    faults = [
+        f"rollout.tensor_parallel: was {plan.tp}; must divide the model's {value} {what}"
+        for value, what in divisions
+        if value % plan.tp
+    ]
+    heads = shape.key_value_heads
+    if heads is not None and heads % plan.tp and plan.tp % heads:
+        faults.append(
+            f"rollout.tensor_parallel: was {plan.tp};"
+            f" must divide the model's {heads} key-value heads, or be a multiple of them"
+        )
+    return faults
+
+
+def _expert_faults(plan: RolloutPlan, shape: ModelShape, on_cpu: bool) -> list[str]:
+    key = f"rollout.expert_parallel: was {plan.ep};"
+    if plan.ep == 1:
+        return []
+    if not shape.experts:
+        return [f"{key} a dense model has no experts, so it must be 1"]
+    if on_cpu:
+        return [f"{key} must be 1 on a CPU, where vLLM waits for ever with it"]
+    faults = []
+    if plan.ep != plan.tp:
+        faults.append(f"{key} vLLM deals experts out over its tensor-parallel workers: 1 or {plan.tp}")
+    if shape.experts % plan.ep:
+        faults.append(f"{key} must divide the model's {shape.experts} experts")
+    return faults
+
+
+def _pipeline_faults(plan: RolloutPlan, shape: ModelShape, on_cpu: bool) -> list[str]:
+    key = f"rollout.pipeline_parallel: was {plan.pp};"
+    if plan.pp > 1 and on_cpu:
+        return [f"{key} must be 1 on a CPU"]
+    return [f"{key} must be at most the model's {shape.layers} layers"] if plan.pp > shape.layers else []

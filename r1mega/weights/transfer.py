@@ -8,6 +8,7 @@ by the least loaded of them; and nothing is sent that nobody needs. It is plain 
 
 from __future__ import annotations
 
+import heapq
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import prod
@@ -75,31 +76,61 @@ def make_transfer_plan(
     Raises:
         ValueError: receivers need what nobody holds; all of it, by name.
     """
+    receivers: dict[Box, list[int]] = defaultdict(list)
+    for receiver, boxes in enumerate(needed):
+        for box in boxes:
+            receivers[box].append(receiver)
+    parts, lacking = _overlaps(held, receivers)
+    if lacking:
+        raise ValueError("\n  ".join(lacking))
+    sized = [(prod(part.size) * element_bytes[part.name], part, source, to) for part, source, to in parts]
+    # The largest first: what is small then evens out what differs.
+    sized.sort(key=lambda one: (-one[0], one[1]))
+    least = _LeastLoaded(senders)
+    copies = [
+        Copy(least.take(held[source], size), receiver, part, size)
+        for size, part, source, to in sized
+        for receiver in to
+    ]
+    return TransferPlan(copies, senders, len(needed))
+
+
+def _overlaps(
+    held: Mapping[Box, Sequence[int]], receivers: Mapping[Box, list[int]]
+) -> tuple[list[tuple[Box, Box, list[int]]], list[str]]:
+    """Each part of a needed box that lies in one held box: it, that box, its receivers; and what lacks."""
     by_name: dict[str, list[Box]] = defaultdict(list)
     for box in held:
         by_name[box.name].append(box)
-    parts: list[tuple[int, Box, int, Box]] = []
-    lacking = []
-    for receiver, boxes in enumerate(needed):
-        for box in boxes:
-            overlaps = [(_overlap(source, box), source) for source in by_name.get(box.name, ())]
-            found = [(part, source) for part, source in overlaps if part is not None]
-            if sum(prod(part.size) for part, _ in found) != prod(box.size):
-                lacking.append(f"engine worker {receiver} needs {box}, which the ranks do not hold whole")
-            parts += [
-                (prod(part.size) * element_bytes[box.name], part, receiver, source) for part, source in found
-            ]
-    if lacking:
-        raise ValueError("\n  ".join(lacking))
-    # The largest first: what is small then evens out what differs.
-    parts.sort(key=lambda part: (-part[0], part[1], part[2]))
-    load = [0] * senders
-    copies = []
-    for size, part, receiver, source in parts:
-        sender = min(held[source], key=lambda rank: (load[rank], rank))
-        load[sender] += size
-        copies.append(Copy(sender, receiver, part, size))
-    return TransferPlan(copies, senders, len(needed))
+    parts, lacking = [], []
+    for box, to in receivers.items():
+        found = [(part, source) for source in by_name.get(box.name, ()) if (part := _overlap(source, box))]
+        if sum(prod(part.size) for part, _ in found) != prod(box.size):
+            lacking.append(f"the trainer's ranks do not hold {box} whole, which an engine needs")
+        parts += [(part, source, to) for part, source in found]
+    return parts, lacking
+
+
+class _LeastLoaded:
+    """Deals loads out among ranks, each to the least loaded of those that may take it."""
+
+    def __init__(self, ranks: int) -> None:
+        self.load = [0] * ranks
+        # One heap for each set of ranks; an entry may be out of date, loads only grow.
+        self._heaps: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+
+    def take(self, ranks: Sequence[int], load: int) -> int:
+        """The rank that takes the load."""
+        key = tuple(ranks)
+        heap = self._heaps.setdefault(key, [])
+        if not heap:
+            heap.extend(sorted((self.load[rank], rank) for rank in key))
+        while heap[0][0] != self.load[heap[0][1]]:
+            heapq.heapreplace(heap, (self.load[heap[0][1]], heap[0][1]))
+        rank = heap[0][1]
+        self.load[rank] += load
+        heapq.heapreplace(heap, (self.load[rank], rank))
+        return rank
 
 
 def not_served(held: Iterable[Box], needed: Iterable[Iterable[Box]]) -> list[str]:

@@ -41,7 +41,43 @@ def hand_over(
         "said": said,
         "summary": handover.summary(),
         "workers": handover.workers.names,
+        "paper": on_paper(plan, config, policy, handover),
     }
+
+
+def on_paper(plan: Any, config: Any, policy: Any, handover: Any) -> dict[str, tuple[Any, Any]]:
+    """What is held and needed, as computed for a model on paper and as it is here."""
+    from r1mega.parallel.plan import RolloutPlan
+    from r1mega.weights.paper import held_on_paper, needed_on_paper
+    from r1mega.weights.shared_memory import served_to_engine
+    from r1mega.weights.transfer import Box
+
+    table, shape = policy.family.weight_table(policy.hf), policy.family.shape(policy.hf)
+    rollout = RolloutPlan(
+        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
+    )
+    holders = served_to_engine(policy.source.holders)
+    workers = range(len(handover.workers.paths))
+    return {
+        "held": (
+            {box: sorted(ranks) for box, ranks in held_on_paper(table, plan, shape.layers).items()},
+            {Box(p.name, p.start, p.size): sorted(ranks) for p, ranks in holders.items()},
+        ),
+        "needed": (
+            [set(boxes) for boxes in needed_on_paper(table, rollout, shape.key_value_heads)],
+            [set(handover.workers.boxes(worker)) for worker in workers],
+        ),
+        "bytes": (
+            sum(handover.plan.sent_bytes()),
+            sum(box_bytes for worker in workers for box_bytes in needed_bytes(handover, worker)),
+        ),
+    }
+
+
+def needed_bytes(handover: Any, worker: int) -> list[int]:
+    from math import prod
+
+    return [4 * prod(box.size) for box in handover.workers.boxes(worker)]
 
 
 def alone(port: int, folder: Path) -> dict[str, Any]:
@@ -141,6 +177,8 @@ def sound(found: dict[str, Any]) -> None:
     assert len(found["differences"]) == COURSES
     assert max(found["differences"]) <= LIMIT
     assert found["summary"]["max_abs_dlogp"] <= LIMIT
+    for what, (paper, here) in found["paper"].items():
+        assert paper == here, what
     after = {fault: said for fault, said in found["said"].items() if fault.startswith("after")}
     assert set(after.values()) <= {""}, after
 

@@ -252,6 +252,7 @@ def cached_tokens(folder: Path) -> dict[int, list[int]]:
         max_context_tokens=128,
         concurrent_sequences=64,
         kv_cache_bytes=64 * 1024**2,
+        tensor_parallel=1,
         cores=(min(os.sched_getaffinity(0)),),
         log=str(folder / "engine.log"),
     )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from r1mega.__main__ import configurations
-from r1mega.checks import check
+from r1mega.checks import check, topology
 from r1mega.config import BadRun, Config, Stage, compose, to_yaml
 from r1mega.stages.finished import config_hash
 
@@ -218,3 +218,10 @@ def test_two_runs_are_the_same_where_all_that_decides_the_result_is() -> None:
     assert config_hash(composed("name=other", "runs_dir=elsewhere", "fresh=true")) == same
     for override in ("seed=1", "grpo.rollouts=31", "parallel=tp2", "model.hf.q_lora_rank=null"):
         assert config_hash(composed(override)) != same, override
+
+
+def test_both_sides_of_a_run_are_laid_out_together() -> None:
+    both = topology(composed("parallel=tp2", "rollout.tensor_parallel=2"), ranks=None)
+    assert (both.training.tp, both.rollout.tp, both.rollout.replicas, both.rollout.workers) == (2, 2, 2, 4)
+    found = faults("rollout.tensor_parallel=3")
+    assert "rollout.tensor_parallel: was 3; must divide the model's 4 attention heads" in found

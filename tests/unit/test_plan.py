@@ -5,7 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1mega.parallel.plan import ModelShape, Plan, faults_for, make_plan, stages
+from r1mega.parallel.plan import (
+    ModelShape,
+    Plan,
+    RolloutPlan,
+    Topology,
+    faults_for,
+    make_plan,
+    make_rollout_plan,
+    rollout_faults_for,
+    stages,
+)
 
 DEGREES = {"tp": 1, "pp": 1, "vpp": 1, "ep": 1, "etp": None, "cp": 1, "dp": None, "ranks": None}
 powers = st.integers(0, 4).map(lambda exponent: 2**exponent)
@@ -159,3 +169,87 @@ def test_every_size_that_does_not_divide_is_its_own_fault(tp, ep, pp):
     )
     faults = [fault for fault in faults_for(plan, sizes, on_cpu=False) if "layers" not in fault]
     assert [int(fault.split("model's ")[1].split()[0]) for fault in faults] == [8, 128, 256, 64, 32]
+
+
+def rollout_of(**degrees: int) -> RolloutPlan:
+    plan, faults = make_rollout_plan(**({"replicas": 1, "tp": 1, "pp": 1, "ep": 1} | degrees))
+    assert plan is not None, faults
+    return plan
+
+
+@given(
+    tp=small,
+    pp=small,
+    ep=small,
+    heads=st.integers(1, 16),
+    kv_heads=st.none() | st.integers(1, 16),
+    vocabulary=st.integers(1, 512),
+    experts=st.integers(0, 16),
+    on_cpu=st.booleans(),
+)
+def test_all_that_an_engine_cannot_be_split_for_is_named_at_once(
+    tp, pp, ep, heads, kv_heads, vocabulary, experts, on_cpu
+):
+    shape = ModelShape(
+        layers=6,
+        draft_layers=0,
+        attention_heads=heads,
+        key_value_heads=kv_heads,
+        head_size=32,
+        vocabulary=vocabulary,
+        experts=experts,
+        feed_forward_sizes=(96,),
+        expert_size=40 if experts else 0,
+    )
+    tensor, expert = f"rollout.tensor_parallel: was {tp}; must divide", f"rollout.expert_parallel: was {ep};"
+    dealt = ep > 1 and experts and not on_cpu
+    padded = -(-vocabulary // 64) * 64
+    wanted = {
+        f"{tensor} the model's {heads} attention heads": heads % tp,
+        f"{tensor} the model's 96 feed-forward units": 96 % tp,
+        f"{tensor} the model's {padded} words": padded % tp,
+        f"{tensor} the model's 40 units of an expert": experts and ep == 1 and 40 % tp,
+        f"{tensor} the model's {kv_heads} key-value heads, or": kv_heads and kv_heads % tp and tp % kv_heads,
+        f"{expert} a dense model has no experts, so it must be 1": ep > 1 and not experts,
+        f"{expert} must be 1 on a CPU": ep > 1 and experts and on_cpu,
+        f"{expert} vLLM deals experts out over its tensor-parallel workers: 1 or {tp}": dealt and ep != tp,
+        f"{expert} must divide the model's {experts} experts": dealt and experts % ep,
+        f"rollout.pipeline_parallel: was {pp}; must be 1 on a CPU": on_cpu and pp > 1,
+        f"rollout.pipeline_parallel: was {pp}; must be at most the model's 6": not on_cpu and pp > 6,
+    }
+    faults = rollout_faults_for(rollout_of(tp=tp, pp=pp, ep=ep), shape, on_cpu=on_cpu)
+    assert len(faults) == sum(map(bool, wanted.values()))
+    for words, wrong in wanted.items():
+        assert any(words in fault for fault in faults) == bool(wrong)
+
+
+@given(st.lists(st.integers(-2, 1), min_size=4, max_size=4))
+def test_a_rollout_degree_below_one_is_named_with_its_key(degrees):
+    plan, faults = make_rollout_plan(**dict(zip(("replicas", "tp", "pp", "ep"), degrees, strict=True)))
+    keys = ("replicas", "tensor_parallel", "pipeline_parallel", "expert_parallel")
+    assert faults == [
+        f"rollout.{key}: was {value}; must be at least 1"
+        for key, value in zip(keys, degrees, strict=True)
+        if value < 1
+    ]
+    assert (plan is None) == bool(faults)
+
+
+@given(tp=small, dp=small, pp=small, replicas=st.integers(1, 40))
+def test_every_engine_has_one_owner(tp, dp, pp, replicas):
+    training, _ = plan_of(tp=tp, dp=dp, pp=pp)
+    topology = Topology(training, rollout_of(replicas=replicas))
+    owned = {engine: rank for rank in range(training.world_size) for engine in topology.engines_of(rank)}
+    assert sorted(owned) == list(range(replicas))
+    assert all(topology.owner(engine) == rank for engine, rank in owned.items())
+
+
+def test_both_sides_are_said_in_full():
+    """V3's training layout beside engines of 32 workers, whose experts are dealt out."""
+    training, _ = plan_of(pp=16, ep=64, ranks=2048)
+    rollout = rollout_of(replicas=64, tp=32, ep=32)
+    assert rollout_faults_for(rollout, V3_671B, on_cpu=False) == []
+    assert str(Topology(training, rollout)).splitlines() == [
+        "training: tp 1 x cp 1 x dp 128 x pp 16 = 2048 ranks (experts: etp 1 x ep 64 x dp 2; vpp 1)",
+        "rollout:  64 replicas x tp 32 x pp 1 = 2048 workers (experts: etp 1 x ep 32)",
+    ]

@@ -1,0 +1,113 @@
+"""A hand-over on paper: who would hold and who would need what, for a model that nobody has built.
+
+From the weight table and the two layouts alone come the same boxes that a model at hand would give
+(tests hold them against it), so the plan of a hand-over between thousands of GPUs is made, and its loads
+are known, before the first of them is allocated.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from r1mega.parallel.plan import Plan, RolloutPlan, stage_of_layer
+from r1mega.weights.table import Row, Served
+from r1mega.weights.transfer import Box
+
+
+def held_on_paper(table: Sequence[Row], plan: Plan, layers: int) -> dict[Box, list[int]]:
+    """What the trainer's ranks hold of the weights that engines need, and who holds each box.
+
+    Args:
+        table: the family's.
+        plan: the training layout.
+        layers: of the model.
+    """
+    held: dict[Box, list[int]] = defaultdict(list)
+    by_tp, by_expert = _ranks_by_shard(plan)
+    for row in table:
+        if row.fused or row.served is not Served.engine:
+            continue
+        for stage, indices in _places(row, plan, layers):
+            names = row.named(indices)
+            if row.experts:
+                ranks_of = by_expert[stage, indices["e"] // (row.experts // plan.ep)]
+            else:
+                ranks_of = by_tp[stage]
+            if row.split is None:
+                ranks_of = [[rank for ranks in ranks_of for rank in ranks]]
+            for shard, ranks in enumerate(ranks_of):
+                for part in row.parts(names, shard, len(ranks_of)):
+                    held[Box(part.name, part.start, part.size)] += ranks
+    return held
+
+
+def needed_on_paper(
+    table: Sequence[Row], rollout: RolloutPlan, key_value_heads: int | None
+) -> list[list[Box]]:
+    """What the engines' workers need, one after the other, the workers of an engine side by side.
+
+    vLLM splits what Megatron splits, over its own number of workers; it repeats the heads of keys and
+    values where there are fewer of them than workers, and deals experts out whole where `rollout.ep` is
+    above 1. Engines on paper have no pipeline.
+    """
+    of_engine = []
+    for worker in range(rollout.tp):
+        boxes = {}  # a tied embedding has two rows and one tensor
+        for row in table:
+            if row.fused or row.served is not Served.engine:
+                continue
+            for indices in _indices(row, worker, rollout):
+                for box in _worker_boxes(row, row.named(indices), worker, rollout, key_value_heads):
+                    boxes[box] = None
+        of_engine.append(list(boxes))
+    return of_engine * rollout.replicas
+
+
+def _ranks_by_shard(plan: Plan) -> tuple[dict[int, list[list[int]]], dict[tuple[int, int], list[list[int]]]]:
+    """By stage, and by stage and expert-parallel rank: for each tensor-parallel shard, who holds it."""
+    by_tp: dict[int, list[list[int]]] = {s: [[] for _ in range(plan.tp)] for s in range(plan.pp)}
+    by_expert: dict[tuple[int, int], list[list[int]]] = {
+        (s, e): [[] for _ in range(plan.etp)] for s in range(plan.pp) for e in range(plan.ep)
+    }
+    for rank in range(plan.world_size):
+        at = plan.coordinates(rank)
+        by_tp[at["pp"]][at["tp"]].append(rank)
+        by_expert[at["pp"], at["ep"]][at["etp"]].append(rank)
+    return by_tp, by_expert
+
+
+def _places(row: Row, plan: Plan, layers: int) -> Iterator[tuple[int, dict[str, int]]]:
+    """The stages that hold weights of a row, with the layer and the expert of each."""
+    if row.layers is None:
+        yield (0 if row.megatron.startswith("embedding.") else plan.pp - 1), {}
+        return
+    for layer in row.layers:
+        stage, _ = stage_of_layer(plan, layers, layer)
+        for expert in range(row.experts or 1):
+            yield stage, {"l": layer, "e": expert}
+
+
+def _indices(row: Row, worker: int, rollout: RolloutPlan) -> Iterator[dict[str, int]]:
+    """The layers and experts of a row that a worker has some of."""
+    each = row.experts // rollout.ep if row.experts else 1
+    first = worker * each if row.experts and rollout.ep > 1 else 0
+    for layer in row.layers if row.layers is not None else (0,):
+        for expert in range(first, first + each):
+            yield {"l": layer, "e": expert}
+
+
+def _worker_boxes(
+    row: Row, names: Sequence[str], worker: int, rollout: RolloutPlan, key_value_heads: int | None
+) -> Iterator[Box]:
+    whole = row.split is None or (row.experts > 0 and rollout.ep > 1)
+    for number, (name, shape) in enumerate(zip(names, row.shapes, strict=True)):
+        start, size = [0] * len(shape), list(shape)
+        if not whole:
+            ranks, rank = rollout.tp, worker
+            if row.runs and number > 0 and key_value_heads and key_value_heads < ranks:
+                ranks, rank = key_value_heads, worker // (ranks // key_value_heads)
+            dim = row.split or 0
+            size[dim] //= ranks
+            start[dim] = rank * size[dim]
+        yield Box(name, tuple(start), tuple(size))
