@@ -1,11 +1,13 @@
 """What r1mega costs: rollout, training and a whole cycle, each over the raw parts it is made of.
 
     python tools/bench.py [--json FILE] [--repetitions N] [key=value ...]
+    python tools/bench.py handover [--json FILE] [--repetitions N] [key=value ...]
 
 Three ratios, measured in one run on the demo's model, layout and sizes (`run=cpu_zero`, or what the
 overrides make of it), the two sides by turns so that a busy machine slows both. It prints them
 beside their bars and judges nothing: it fails only where something breaks. docs/benchmarks.md says
-what counts as a raw part.
+what counts as a raw part. `handover` measures the way of the weights to the engines instead, on any
+model and layouts (`model=deepseek_v3_200m parallel=ep2 rollout.tensor_parallel=2`).
 
 Importing this module is cheap: every engine's process does it again.
 """
@@ -33,6 +35,9 @@ SETTINGS = (
 """What is set where the user's overrides do not."""
 
 
+HANDOVER = "handover"
+
+
 def main() -> int:
     """Start the ranks, or be one."""
     arguments = _arguments()
@@ -55,7 +60,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
     parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="of each side")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="as r1mega takes them")
-    return parser.parse_intermixed_args()
+    arguments = parser.parse_intermixed_args()
+    arguments.handover = HANDOVER in arguments.overrides
+    arguments.overrides = [override for override in arguments.overrides if override != HANDOVER]
+    return arguments
 
 
 def _launch(arguments: argparse.Namespace, overrides: list[str]) -> int:
@@ -70,7 +78,7 @@ def _launch(arguments: argparse.Namespace, overrides: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={plan.world_size}"]
-    options = ["--repetitions", str(arguments.repetitions)]
+    options = [*([HANDOVER] if arguments.handover else []), "--repetitions", str(arguments.repetitions)]
     if arguments.json:
         options += ["--json", str(arguments.json)]
     environment = os.environ | {
@@ -100,11 +108,12 @@ def _rank(arguments: argparse.Namespace) -> int:
     torch.set_num_threads(config.cluster.threads_per_rank)
     gpu = config.cluster.backend is Backend.cuda
     open_groups(plan, gpu=gpu, seed=config.seed, timeout_s=config.cluster.timeout_s)
-    from bench_parts import measure, table
+    from bench_parts import handover, measure, table
 
-    figures = measure.run(config, plan, arguments.repetitions)
+    part = handover if arguments.handover else measure
+    figures = part.run(config, plan, arguments.repetitions)
     if os.environ["RANK"] == "0":
-        table.show(figures)
+        (handover if arguments.handover else table).show(figures)
         if arguments.json:
             table.write(figures, arguments.json, arguments.overrides)
     close_groups()

@@ -177,14 +177,16 @@ class Engines:
         """vLLM's `start_weight_update`, on every engine."""
         self._together(lambda engine: engine.call("start_weight_update"))
 
-    def finish_weight_update(self, update_info: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-        """vLLM's update and finish of a weight update; by engine, its workers' receipts."""
+    def begin_finish(self, update_info: dict[str, Any]) -> None:
+        """Begin vLLM's update and finish of a weight update; `end_finish` ends it."""
+        for engine in self.own:
+            # As with `submit`: an engine that is gone is for `end_finish` to report.
+            with contextlib.suppress(EngineError):
+                engine.send("finish_weight_update", update_info=update_info)
 
-        def update(engine: Engine) -> list[dict[str, Any]]:
-            engine.call("update_weights", update_info=update_info)
-            return engine.call("finish_weight_update", weight_version=str(update_info["version"]))
-
-        return self._together(update)
+    def end_finish(self) -> dict[int, list[dict[str, Any]]]:
+        """By engine, its workers' receipts."""
+        return self._together(lambda engine: engine.receive())
 
     def _together(self, verb: Callable[[Engine], Any]) -> dict[int, Any]:
         """The verb on every engine; results by engine number, on every rank.

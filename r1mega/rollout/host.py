@@ -171,18 +171,16 @@ class _Engine:
     def start_weight_update(self) -> None:
         self.llm.collective_rpc("start_weight_update")
 
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        self.llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
-
-    def finish_weight_update(self, weight_version: str) -> list[dict[str, Any]]:
-        """End the update; what the prefix cache holds was computed by older weights, so it goes.
+    def finish_weight_update(self, update_info: dict[str, Any]) -> list[dict[str, Any]]:
+        """vLLM's update and its finish; what the prefix cache holds is of older weights, so it goes.
 
         Returns each worker's receipt.
         """
+        self.llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
         self.llm.collective_rpc("finish_weight_update")
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept a prefix cache that older weights computed")
-        self.version = int(weight_version)
+        self.version = update_info["version"]
         return self.llm.collective_rpc("weight_receipt")
 
     def generate(

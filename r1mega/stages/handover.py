@@ -77,10 +77,17 @@ class Handover:
         """The workers' receipts by engine, and the checksum of each copy by its number."""
         self.engines.start_weight_update()
         self.sender.write()
-        parts: list[Any] = [None] * dist.get_world_size()
         # No engine looks at its weights before every rank has written.
-        dist.all_gather_object(parts, self.sender.checksums())
-        receipts = self.engines.finish_weight_update({"version": self.policy.version})
+        dist.barrier()
+        return self.checksums_of_both_sides()
+
+    def checksums_of_both_sides(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
+        """Engines and ranks at once: the workers' receipts by engine, the ranks' checksums by copy."""
+        self.engines.begin_finish({"version": self.policy.version})
+        own = self.sender.checksums()
+        receipts = self.engines.end_finish()
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, own)
         return receipts, {number: value for part in parts for number, value in part.items()}
 
     def _prove(self, receipts: dict[int, list[dict[str, Any]]], sent: dict[int, int]) -> float:
@@ -93,11 +100,7 @@ class Handover:
             for name, expected, receipt in zip(self.workers.names, of_workers, flat, strict=True)
             for fault in check_receipt(self.policy.version, expected, receipt, name)
         ]
-        ours = [logps.numpy() for logps in self.policy.score([Sample(text, 1) for text in self.probe], 1.0)]
-        differences = {
-            engine: largest_difference(ours, theirs)
-            for engine, theirs in self.engines.score(self.probe).items()
-        }
+        differences = self.score_both_sides()
         faults += [
             f"engine {engine} scores the probe otherwise than the trainer: max |dlogp| {difference:.2e},"
             f" above handover.max_abs_dlogp = {self.tolerance:.0e}"
@@ -110,6 +113,14 @@ class Handover:
                 + "\n  ".join(faults)
             )
         return max(differences.values())
+
+    def score_both_sides(self) -> dict[int, float]:
+        """By engine, the largest difference of any probe token's log-prob to the trainer's."""
+        ours = [logps.numpy() for logps in self.policy.score([Sample(text, 1) for text in self.probe], 1.0)]
+        return {
+            engine: largest_difference(ours, theirs)
+            for engine, theirs in self.engines.score(self.probe).items()
+        }
 
 
 def _tensors(places: Iterable[Place]) -> list[list[Any]]:

@@ -53,7 +53,7 @@ def needed_on_paper(
     """
     of_engine = []
     for worker in range(rollout.tp):
-        boxes = {}  # a tied embedding has two rows and one tensor
+        boxes: dict[Box, None] = {}  # a tied embedding has two rows and one tensor
         for row in table:
             if row.fused or row.served is not Served.engine:
                 continue

@@ -156,7 +156,7 @@ def stale_engine(handover: Any) -> Any:
     def finish(real: Any, info: dict[str, Any]) -> Any:
         return real(info | {"version": info["version"] - 1})
 
-    return interposed(handover.engines, "finish_weight_update", finish)
+    return interposed(handover.engines, "begin_finish", finish)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def write(figures: Mapping[str, Any], path: Path, overrides: Sequence[str]) -> N
         "overrides": list(overrides),
         "cores": os.cpu_count(),
         "environment": versions(),
-        "ratios": [asdict(row) for row in ratios(figures)],
+        **({"ratios": [asdict(row) for row in ratios(figures)]} if "cycle" in figures else {}),
         **figures,
     }
     path.write_text(json.dumps(found, indent=1) + "\n")
