@@ -33,7 +33,7 @@ from r1mega.config import Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.model import spec
 from r1mega.model.family import family_of
-from r1mega.model.rows import Row, Sample, make_row
+from r1mega.model.rows import Row, Sample, make_row, padded_lengths
 from r1mega.parallel.groups import device
 from r1mega.parallel.plan import ModelShape, Plan, stages
 from r1mega.weights import folder
@@ -225,14 +225,16 @@ class Policy:
         temperature: float = 1.0,
     ) -> dict[str, float]:
         """The gradients of the loss, summed over all ranks, into Megatron's buffers; see `update`."""
-        self.megatron_config.mtp_loss_scaling_factor = mtp_loss_weight
+        rows = self._rows(samples, values)
+        # Megatron averages over micro-batches and data-parallel ranks; the loss's sums are whole already.
+        # It averages the draft layers' loss over context-parallel ranks too, and sums the other.
+        scale = len(rows) * self.plan.dp
+        draft_scale = scale * self.plan.cp / sum(sample.answer_tokens for sample in samples)
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
             chunk.train()
+            chunk.module.config.mtp_loss_scaling_factor = mtp_loss_weight * draft_scale
         self.optimizer.zero_grad()
-        rows = self._rows(samples, values)
-        # Megatron averages over micro-batches and data-parallel ranks; the loss's sums are whole already.
-        scale = len(rows) * parallel_state.get_data_parallel_world_size()
         outputs = self._run(rows, partial(_scaled_loss, loss, scale), temperature, forward_only=False)
         return self._sum_over_ranks(outputs)
 
@@ -247,12 +249,16 @@ class Policy:
 
     def _rows(self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]]) -> list[Row]:
         """This data-parallel rank's share of the samples, packed."""
-        multiple_of = self.plan.tp
         packs = pack(
-            [len(sample.tokens) for sample in samples], self.tokens_per_microbatch, self.plan.dp, multiple_of
+            padded_lengths([len(sample.tokens) for sample in samples], self.plan),
+            self.tokens_per_microbatch,
+            self.plan.dp,
+            self.plan.row_multiple,
+            self.plan.rows_multiple,
         )
         mine = packs[parallel_state.get_data_parallel_rank()]
-        return [make_row(samples, indices, values, multiple_of, self.device) for indices in mine]
+        cp_rank = parallel_state.get_context_parallel_rank()
+        return [make_row(samples, indices, values, self.plan, cp_rank, self.device) for indices in mine]
 
     def _run(
         self, rows: Sequence[Row], loss: Callable[..., Any], temperature: float, *, forward_only: bool
@@ -273,7 +279,7 @@ class Policy:
         )
 
     def _sum_over_ranks(self, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Metrics summed over rows and data-parallel ranks, from the last stage to all."""
+        """Metrics summed over rows, data- and context-parallel ranks, from the last stage to all."""
         names: list[Any] = [list(outputs[0]) if outputs else None]
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         group = parallel_state.get_pipeline_model_parallel_group()
@@ -281,7 +287,7 @@ class Policy:
         sums = torch.zeros(len(names[0]), dtype=torch.float64, device=self.device)
         for output in outputs:
             sums += torch.stack([output[name].double() for name in names[0]])
-        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
+        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         dist.broadcast(sums, src=last, group=group)
         return dict(zip(names[0], sums.tolist(), strict=True))
 
@@ -292,13 +298,12 @@ class Policy:
         flat = torch.zeros(sum(lengths), device=self.device)
         views = flat.split(lengths)
         # Tensor-parallel ranks hold the same scores; one of them counts.
-        if (
-            parallel_state.get_tensor_model_parallel_rank() == 0
-            and parallel_state.get_context_parallel_rank() == 0
-        ):
+        if parallel_state.get_tensor_model_parallel_rank() == 0:
             for row, logps_T in zip(rows, outputs, strict=bool(outputs)):
+                # Zeros stand for what the other context-parallel ranks hold; all are summed below.
+                whole = logps_T.new_zeros(row.whole_tokens).index_copy(0, row.places_T, logps_T)
                 for index, (start, stop) in zip(row.samples, row.spans, strict=True):
-                    views[index].copy_(logps_T[start:stop])
+                    views[index].copy_(whole[start:stop])
         dist.all_reduce(flat)
         return list(flat.cpu().split(lengths))
 

@@ -6,6 +6,7 @@ This is the one place that asks. The rest of the package sees a Megatron `GPTMod
 from __future__ import annotations
 
 import importlib.util
+from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ def build(
         multi_latent_attention.TELinear = ReplicatedLinear
         spec, mtp_spec = _in_torch(spec), _in_torch(mtp_spec)
     _mend_padded_expert_count()
-    return CausalLM(
+    model = CausalLM(
         config=config,
         transformer_layer_spec=spec,
         mtp_block_spec=mtp_spec,
@@ -73,6 +74,11 @@ def build(
         vp_stage=vp_stage,
         **model_fields,
     )
+    # The model's own alone: with it Megatron takes the draft layers' loss as a sum over tokens, and not as a
+    # mean over each row, which would depend on how samples are packed. The policy divides.
+    model.config = copy(config)
+    model.config.calculate_per_token_loss = True
+    return model
 
 
 def _mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:

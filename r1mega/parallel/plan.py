@@ -32,6 +32,21 @@ class Plan:
         """Replicas of one expert's weights."""
         return self.tp * self.cp * self.dp // (self.etp * self.ep)
 
+    @property
+    def sample_multiple(self) -> int:
+        """What a sample's tokens are padded to a multiple of: two chunks for each context-parallel rank."""
+        return 2 * self.cp if self.cp > 1 else 1
+
+    @property
+    def row_multiple(self) -> int:
+        """What a row's tokens are padded to a multiple of: sequence parallelism splits each of cp parts."""
+        return lcm(self.sample_multiple, self.cp * self.tp)
+
+    @property
+    def rows_multiple(self) -> int:
+        """What the number of a rank's rows is a multiple of: an interleaved pipeline takes pp in turn."""
+        return self.pp if self.vpp > 1 else 1
+
     def __str__(self) -> str:
         return (
             f"tp {self.tp} x cp {self.cp} x dp {self.dp} x pp {self.pp} = {self.world_size} ranks"
