@@ -90,6 +90,8 @@ class Policy:
             ).to(self.device)
             for stage in stages
         ]
+        for model in models:
+            _mark_experts(model)
         ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
         chunks = [
             DistributedDataParallel(self.megatron_config, ddp, model, disable_bucketing=number > 0)
@@ -306,6 +308,17 @@ class Policy:
                     views[index].copy_(whole[start:stop])
         dist.all_reduce(flat)
         return list(flat.cpu().split(lengths))
+
+
+def _mark_experts(model: torch.nn.Module) -> None:
+    """Have experts' gradients summed over the ranks that share them.
+
+    Megatron marks experts so only where `ep` is above 1; but an expert whose `etp` is not the rest's `tp` has
+    other copies than the rest too.
+    """
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            parameter.allreduce = False  # type: ignore[attr-defined]
 
 
 def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtype) -> dict[str, Any]:

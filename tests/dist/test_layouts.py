@@ -26,6 +26,8 @@ LAYOUTS: dict[int, dict[str, dict[str, int]]] = {
         "ep2": {"ep": 2},
         "tp2 x ep2, experts over the tensor-parallel ranks": {"tp": 2, "ep": 2},
         "cp2 x ep2, experts over the context-parallel ranks": {"cp": 2, "ep": 2},
+        "tp2, experts whole": {"tp": 2, "etp": 1},
+        "dp2, experts split": {"dp": 2, "etp": 2},
         "dp2": {"dp": 2},
     },
     4: {
