@@ -40,8 +40,10 @@ def check(config: Config, ranks: int | None) -> Plan:
         ranks=ranks,
     )
     faults += layout_faults
+    if plan is not None:
+        faults += _row_faults(config, plan)
     if plan is not None and hf is not None:
-        faults += faults_for(plan, family_of(hf).shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
+        faults += faults_for(plan, family_of(hf).shape(hf))
     longest = config.rollout.max_context_tokens
     if hf is not None and longest > hf["max_position_embeddings"]:
         faults.append(
@@ -161,6 +163,17 @@ def _number_faults(config: Config) -> list[str]:
             f" rollout.max_context_tokens = {config.rollout.max_context_tokens}"
         )
     return faults
+
+
+def _row_faults(config: Config, plan: Plan) -> list[str]:
+    tokens, longest = config.train.tokens_per_microbatch, config.rollout.max_context_tokens
+    needed = longest + -longest % plan.row_multiple
+    if not longest <= tokens < needed:
+        return []
+    return [
+        f"train.tokens_per_microbatch: was {tokens}; must be at least {needed}: a sample of"
+        f" rollout.max_context_tokens = {longest} is padded for tp {plan.tp} x cp {plan.cp}"
+    ]
 
 
 def _batch_faults(config: Config) -> list[str]:

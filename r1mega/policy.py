@@ -33,7 +33,7 @@ from r1mega.config import Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.model import spec
 from r1mega.model.family import family_of
-from r1mega.model.rows import Row, Sample, make_row, padded_lengths
+from r1mega.model.rows import Row, Sample, make_row
 from r1mega.parallel.groups import device
 from r1mega.parallel.plan import ModelShape, Plan, stages
 from r1mega.weights import folder
@@ -252,7 +252,7 @@ class Policy:
     def _rows(self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]]) -> list[Row]:
         """This data-parallel rank's share of the samples, packed."""
         packs = pack(
-            padded_lengths([len(sample.tokens) for sample in samples], self.plan),
+            [self.plan.padded(len(sample.tokens)) for sample in samples],
             self.tokens_per_microbatch,
             self.plan.dp,
             self.plan.row_multiple,

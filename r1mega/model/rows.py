@@ -76,7 +76,7 @@ def make_row(
         values: named values, one tensor of [answer tokens] a sample.
         plan: says how samples and rows are padded.
     """
-    lengths = padded_lengths([len(samples[i].tokens) for i in indices], plan)
+    lengths = [plan.padded(len(samples[i].tokens)) for i in indices]
     total = sum(lengths)
     padding = -total % plan.row_multiple if total else plan.row_multiple
     # The row's padding is a sample of its own, so that no real token attends to it.
@@ -118,11 +118,6 @@ def make_row(
         ),
         values_T={name: here(_spread((of[i] for i in indices), spans, whole)) for name, of in values.items()},
     )
-
-
-def padded_lengths(lengths: Iterable[int], plan: Plan) -> list[int]:
-    """Tokens that samples of these lengths take in a row, with the padding that each ends in."""
-    return [length + -length % plan.sample_multiple for length in lengths]
 
 
 def places_on_rank(starts: Tensor, cp: int, cp_rank: int) -> Tensor:

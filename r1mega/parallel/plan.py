@@ -37,6 +37,10 @@ class Plan:
         """What a sample's tokens are padded to a multiple of: two chunks for each context-parallel rank."""
         return 2 * self.cp if self.cp > 1 else 1
 
+    def padded(self, tokens: int) -> int:
+        """What a sample of so many tokens takes in a row, with the padding that it ends in."""
+        return tokens + -tokens % self.sample_multiple
+
     @property
     def row_multiple(self) -> int:
         """What a row's tokens are padded to a multiple of: sequence parallelism splits each of cp parts."""
@@ -136,12 +140,8 @@ def stages(plan: Plan, layers: int, draft_layers: int) -> list[list[str]]:
     return held
 
 
-def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
-    """Why the model cannot be laid out so; empty where it can.
-
-    Args:
-        on_cpu: attention runs in plain torch, which serves no context parallelism, and ranks talk by gloo.
-    """
+def faults_for(plan: Plan, shape: ModelShape) -> list[str]:
+    """Why the model cannot be laid out so; empty where it can."""
     divisions = [
         ("attention heads", shape.attention_heads, "tp", plan.tp),
         *(
@@ -168,19 +168,6 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
         )
     if not shape.experts and plan.ep > 1:
         faults.append(f"parallel.ep: was {plan.ep}; a dense model has no experts, so it must be 1")
-    if shape.experts and plan.ep == 1 and plan.etp != plan.tp:
-        # Without expert parallelism Megatron sums an expert's gradient over data-parallel ranks alone.
-        faults.append(f"parallel.etp: was {plan.etp}; where parallel.ep is 1 it must be as tp, {plan.tp}")
-    if plan.ep > 1 and plan.etp > 1 and on_cpu:
-        # An expert's ranks get unequal shares of the tokens, which gloo's all-gather does not take.
-        faults.append(f"parallel.etp: was {plan.etp}; on a CPU it must be 1 where parallel.ep is above 1")
-    if plan.vpp > 1 and on_cpu:
-        # Measured: another loss and another gradient than in one process, or ranks that wait for ever.
-        faults.append(f"parallel.vpp: was {plan.vpp}; must be 1 on a CPU, its schedule goes wrong on gloo")
-    elif plan.vpp > 1 and plan.pp == 1:
+    if plan.vpp > 1 and plan.pp == 1:
         faults.append(f"parallel.vpp: was {plan.vpp}; virtual stages need parallel.pp of at least 2")
-    if plan.cp > 1 and on_cpu:
-        faults.append(
-            f"parallel.cp: was {plan.cp}; context parallelism needs Transformer Engine's attention (a GPU)"
-        )
     return faults
