@@ -26,7 +26,6 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 from torch import Tensor
 
 from r1mega.config import Config, OptimizerConfig
@@ -348,10 +347,6 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
 
 def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: DistributedDataParallel) -> Any:
     row = next(rows)
-    padding = row.padding_1T
-    if padding is not None and chunk.config.sequence_parallel and not chunk.module.pre_process:
-        # Megatron shards the mask where it embeds; later stages get it whole.
-        padding = scatter_to_sequence_parallel_region(padding.T.contiguous()).T
     token_losses_1T = chunk(
         row.tokens_1T,
         row.positions_1T,
@@ -359,7 +354,7 @@ def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: Distribu
         labels=row.labels_1T,
         loss_mask=row.answer_mask_1T,
         packed_seq_params=row.packed,
-        padding_mask=padding,
+        padding_mask=row.padding_1T,
     )
     return token_losses_1T, partial(loss, row)
 

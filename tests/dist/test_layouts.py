@@ -35,7 +35,6 @@ LAYOUTS: dict[int, dict[str, dict[str, int]]] = {
         "tp2 x ep2, experts over the data-parallel ranks": {"tp": 2, "ep": 2, "dp": 2},
         "tp2 x ep2 x etp2": {"tp": 2, "ep": 2, "etp": 2},
         "pp2 x ep2": {"pp": 2, "ep": 2},
-        "tp2 x pp2": {"tp": 2, "pp": 2},
         "cp2 x tp2": {"cp": 2, "tp": 2},
         "cp2 x pp2 x vpp2": {"cp": 2, "pp": 2, "vpp": 2},
         "cp4": {"cp": 4},
