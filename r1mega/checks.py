@@ -58,8 +58,10 @@ def topology(config: Config, ranks: int | None) -> Topology:
     )
     faults += rollout_faults
     on_cpu = config.cluster.backend is Backend.cpu
+    if plan is not None:
+        faults += _row_faults(config, plan)
     if plan is not None and hf is not None:
-        faults += faults_for(plan, family_of(hf).shape(hf), on_cpu)
+        faults += faults_for(plan, family_of(hf).shape(hf))
     if rollout is not None and hf is not None:
         faults += rollout_faults_for(rollout, family_of(hf).shape(hf), on_cpu)
     longest = config.rollout.max_context_tokens
@@ -180,6 +182,17 @@ def _number_faults(config: Config) -> list[str]:
             f" rollout.max_context_tokens = {config.rollout.max_context_tokens}"
         )
     return faults
+
+
+def _row_faults(config: Config, plan: Plan) -> list[str]:
+    tokens, longest = config.train.tokens_per_microbatch, config.rollout.max_context_tokens
+    needed = longest + -longest % plan.row_multiple
+    if not longest <= tokens < needed:
+        return []
+    return [
+        f"train.tokens_per_microbatch: was {tokens}; must be at least {needed}: a sample of"
+        f" rollout.max_context_tokens = {longest} is padded for tp {plan.tp} x cp {plan.cp}"
+    ]
 
 
 def _batch_faults(config: Config) -> list[str]:

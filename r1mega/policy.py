@@ -26,7 +26,6 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 from torch import Tensor
 
 from r1mega.config import Config, OptimizerConfig
@@ -90,6 +89,8 @@ class Policy:
             ).to(self.device)
             for stage in stages
         ]
+        for model in models:
+            _mark_experts(model)
         ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
         chunks = [
             DistributedDataParallel(self.megatron_config, ddp, model, disable_bucketing=number > 0)
@@ -225,14 +226,16 @@ class Policy:
         temperature: float = 1.0,
     ) -> dict[str, float]:
         """The gradients of the loss, summed over all ranks, into Megatron's buffers; see `update`."""
-        self.megatron_config.mtp_loss_scaling_factor = mtp_loss_weight
+        rows = self._rows(samples, values)
+        # Megatron averages over micro-batches and data-parallel ranks; the loss's sums are whole already.
+        # It averages the draft layers' loss over context-parallel ranks too, and sums the other.
+        scale = len(rows) * self.plan.dp
+        draft_scale = scale * self.plan.cp / sum(sample.answer_tokens for sample in samples)
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
             chunk.train()
+            chunk.module.config.mtp_loss_scaling_factor = mtp_loss_weight * draft_scale
         self.optimizer.zero_grad()
-        rows = self._rows(samples, values)
-        # Megatron averages over micro-batches and data-parallel ranks; the loss's sums are whole already.
-        scale = len(rows) * parallel_state.get_data_parallel_world_size()
         outputs = self._run(rows, partial(_scaled_loss, loss, scale), temperature, forward_only=False)
         return self._sum_over_ranks(outputs)
 
@@ -247,12 +250,16 @@ class Policy:
 
     def _rows(self, samples: Sequence[Sample], values: Mapping[str, Sequence[Tensor]]) -> list[Row]:
         """This data-parallel rank's share of the samples, packed."""
-        multiple_of = self.plan.tp
         packs = pack(
-            [len(sample.tokens) for sample in samples], self.tokens_per_microbatch, self.plan.dp, multiple_of
+            [self.plan.padded(len(sample.tokens)) for sample in samples],
+            self.tokens_per_microbatch,
+            self.plan.dp,
+            self.plan.row_multiple,
+            self.plan.rows_multiple,
         )
         mine = packs[parallel_state.get_data_parallel_rank()]
-        return [make_row(samples, indices, values, multiple_of, self.device) for indices in mine]
+        cp_rank = parallel_state.get_context_parallel_rank()
+        return [make_row(samples, indices, values, self.plan, cp_rank, self.device) for indices in mine]
 
     def _run(
         self, rows: Sequence[Row], loss: Callable[..., Any], temperature: float, *, forward_only: bool
@@ -273,7 +280,7 @@ class Policy:
         )
 
     def _sum_over_ranks(self, outputs: list[dict[str, Tensor]]) -> dict[str, float]:
-        """Metrics summed over rows and data-parallel ranks, from the last stage to all."""
+        """Metrics summed over rows, data- and context-parallel ranks, from the last stage to all."""
         names: list[Any] = [list(outputs[0]) if outputs else None]
         last = parallel_state.get_pipeline_model_parallel_last_rank()
         group = parallel_state.get_pipeline_model_parallel_group()
@@ -281,7 +288,7 @@ class Policy:
         sums = torch.zeros(len(names[0]), dtype=torch.float64, device=self.device)
         for output in outputs:
             sums += torch.stack([output[name].double() for name in names[0]])
-        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
+        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group(with_context_parallel=True))
         dist.broadcast(sums, src=last, group=group)
         return dict(zip(names[0], sums.tolist(), strict=True))
 
@@ -292,15 +299,25 @@ class Policy:
         flat = torch.zeros(sum(lengths), device=self.device)
         views = flat.split(lengths)
         # Tensor-parallel ranks hold the same scores; one of them counts.
-        if (
-            parallel_state.get_tensor_model_parallel_rank() == 0
-            and parallel_state.get_context_parallel_rank() == 0
-        ):
+        if parallel_state.get_tensor_model_parallel_rank() == 0:
             for row, logps_T in zip(rows, outputs, strict=bool(outputs)):
+                # Zeros stand for what the other context-parallel ranks hold; all are summed below.
+                whole = logps_T.new_zeros(row.whole_tokens).index_copy(0, row.places_T, logps_T)
                 for index, (start, stop) in zip(row.samples, row.spans, strict=True):
-                    views[index].copy_(logps_T[start:stop])
+                    views[index].copy_(whole[start:stop])
         dist.all_reduce(flat)
         return list(flat.cpu().split(lengths))
+
+
+def _mark_experts(model: torch.nn.Module) -> None:
+    """Have experts' gradients summed over the ranks that share them.
+
+    Megatron marks experts so only where `ep` is above 1; but an expert whose `etp` is not the rest's `tp` has
+    other copies than the rest too.
+    """
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            parameter.allreduce = False  # type: ignore[attr-defined]
 
 
 def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtype) -> dict[str, Any]:
@@ -330,10 +347,6 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
 
 def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: DistributedDataParallel) -> Any:
     row = next(rows)
-    padding = row.padding_1T
-    if padding is not None and chunk.config.sequence_parallel and not chunk.module.pre_process:
-        # Megatron shards the mask where it embeds; later stages get it whole.
-        padding = scatter_to_sequence_parallel_region(padding.T.contiguous()).T
     token_losses_1T = chunk(
         row.tokens_1T,
         row.positions_1T,
@@ -341,7 +354,7 @@ def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: Distribu
         labels=row.labels_1T,
         loss_mask=row.answer_mask_1T,
         packed_seq_params=row.packed,
-        padding_mask=padding,
+        padding_mask=row.padding_1T,
     )
     return token_losses_1T, partial(loss, row)
 

@@ -5,9 +5,11 @@ module (arXiv 2501.12948, its account of the infrastructure). What `pack` guaran
 
 1. Every sample is in exactly one row of one rank.
 2. A row's tokens, padded up to `multiple_of`, are at most `tokens_per_microbatch`.
-3. Every rank has the same number of rows, at least one: ranks meet in collectives once a row.
+3. Every rank has the same number of rows, at least one and a multiple of `rows_multiple_of`: ranks meet
+   in collectives once a row, and an interleaved pipeline takes rows by the stage.
 4. Two ranks' loads differ by at most the longest sample.
-5. No row too many: on some rank, any two rows hold more than fits in one (or it has just one row).
+5. No row too many: but for what `rows_multiple_of` adds, on some rank any two rows hold more than fits in
+   one (or it has just one row).
 6. A row is empty only on a rank that has fewer samples than rows; empty rows come last, and the
    caller pads them with tokens of weight 0.
 7. On each rank the rows are ordered from most to fewest tokens, so that ranks run alike rows
@@ -26,19 +28,27 @@ Row = list[int]
 
 
 def pack(
-    lengths: Sequence[int], tokens_per_microbatch: int, ranks: int, multiple_of: int = 1
+    lengths: Sequence[int],
+    tokens_per_microbatch: int,
+    ranks: int,
+    multiple_of: int = 1,
+    rows_multiple_of: int = 1,
 ) -> list[list[Row]]:
-    """Lay out samples of `lengths` tokens (prompt and answer) for `ranks` data-parallel ranks.
+    """Lay out samples of `lengths` tokens (prompt, answer, own padding) for `ranks` data-parallel ranks.
 
     Returns, for each rank, its micro-batches as lists of sample indices. A row is padded to
     `multiple_of` tokens (what sequence or context parallelism divides); samples in it are not.
+    A rank's rows are a multiple of `rows_multiple_of`.
 
     Raises ValueError if a sample is longer than a row can be, or an argument is below 1.
     """
+    if rows_multiple_of < 1:
+        raise ValueError(f"rows_multiple_of={rows_multiple_of} must be at least 1")
     capacity = _capacity(lengths, tokens_per_microbatch, ranks, multiple_of)
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     packed = [_best_fit(share, lengths, capacity) for share in _spread(longest_first, lengths, ranks)]
     rows = max(1, *(len(rank) for rank in packed))
+    rows += -rows % rows_multiple_of
     return [_open_rows(rank, rows, lengths) for rank in packed]
 
 

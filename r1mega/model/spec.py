@@ -6,6 +6,7 @@ This is the one place that asks. The rest of the package sees a Megatron `GPTMod
 from __future__ import annotations
 
 import importlib.util
+from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_decoder_layer_specs,
     get_gpt_mtp_block_spec,
 )
+from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig, multi_latent_attention
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.moe.router import TopKRouter
@@ -28,13 +30,33 @@ HAVE_TRANSFORMER_ENGINE = importlib.util.find_spec("transformer_engine") is not 
 
 
 class CausalLM(GPTModel):
-    """Megatron's GPTModel whose token losses are taken at the sampling temperature.
+    """Megatron's GPTModel, with token losses at the sampling temperature and padding masked everywhere.
 
     A policy that samples at temperature t draws from softmax(logits / t); its log-probs must be of
     that distribution too.
+
+    Megatron-Core 0.16.1 gives each rank its part of the padding mask only where it embeds, and does not
+    tell the draft layers of it; their routers would count padding.
     """
 
     temperature: float = 1.0
+    padding: Tensor | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        for layer in self.mtp.layers if self.mtp_process else ():
+            layer.transformer_layer.register_forward_pre_hook(self._mask_padding, with_kwargs=True)
+
+    def _mask_padding(self, layer: torch.nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
+        return arguments, named | {"padding_mask": self.padding}
+
+    def forward(self, *arguments: Any, padding_mask: Tensor | None = None, **named: Any) -> Tensor:
+        """As GPTModel's; `padding_mask_1T` is of all tokens of this context-parallel rank."""
+        self.padding = padding_mask
+        if padding_mask is not None and self.config.sequence_parallel:
+            self.padding = scatter_to_sequence_parallel_region(padding_mask.T.contiguous()).T
+        mask = padding_mask if self.pre_process else self.padding
+        return super().forward(*arguments, padding_mask=mask, **named)
 
     def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
         if self.temperature != 1.0:
@@ -63,7 +85,7 @@ def build(
         multi_latent_attention.TELinear = ReplicatedLinear
         spec, mtp_spec = _in_torch(spec), _in_torch(mtp_spec)
     _mend_padded_expert_count()
-    return CausalLM(
+    model = CausalLM(
         config=config,
         transformer_layer_spec=spec,
         mtp_block_spec=mtp_spec,
@@ -73,6 +95,11 @@ def build(
         vp_stage=vp_stage,
         **model_fields,
     )
+    # The model's own alone: with it Megatron takes the draft layers' loss as a sum over tokens, and not as a
+    # mean over each row, which would depend on how samples are packed. The policy divides.
+    model.config = copy(config)
+    model.config.calculate_per_token_loss = True
+    return model
 
 
 def _mtp_spec(config: TransformerConfig, vp_stage: int | None) -> Any:

@@ -7,8 +7,6 @@ gradient sum that sequence parallelism needs; Megatron's torch norm refuses sequ
 `ReplicatedLinear` is the down-projection of latent attention, whole on every tensor-parallel rank;
 Megatron's own spec splits it, and then loses the part of the shared rotary key's gradient that comes
 from the other ranks' heads.
-
-None of them serves context parallelism.
 """
 
 from __future__ import annotations
@@ -18,9 +16,13 @@ from typing import Any
 
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.process_groups_config import ProcessGroupCollection
+from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+
+from r1mega.model.rows import places_on_rank
 
 
 class RMSNorm(torch.nn.RMSNorm):
@@ -59,6 +61,9 @@ class PackedAttention(torch.nn.Module):
 
     The samples of a pack are scattered to rows of the longest one's length, since torch has no kernel
     for ragged rows on CPU; what pads a row comes after the sample, where causal attention never looks.
+
+    Under context parallelism a rank has the queries of its part of each sample (see `model/rows`), and
+    gathers the keys and values of the whole.
     """
 
     def __init__(
@@ -68,10 +73,13 @@ class PackedAttention(torch.nn.Module):
         attn_mask_type: Any,
         attention_type: str,
         softmax_scale: float | None = None,
+        *,
+        pg_collection: ProcessGroupCollection,
         **unused: Any,
     ) -> None:
         super().__init__()
         self.softmax_scale = softmax_scale
+        self.cp_group = pg_collection.cp
 
     def forward(
         self,
@@ -90,20 +98,44 @@ class PackedAttention(torch.nn.Module):
         """
         if packed_seq_params is None:
             raise ValueError("PackedAttention takes packed samples only (PackedSeqParams)")
-        cu_seqlens = packed_seq_params.cu_seqlens_q
-        longest = packed_seq_params.max_seqlen_q
-        rows = _row_of_each_token(cu_seqlens, longest)
-        samples = cu_seqlens.numel() - 1
+        starts, longest = packed_seq_params.cu_seqlens_q, packed_seq_params.max_seqlen_q
+        cp = self.cp_group.size()
+        rows = key_rows = _row_of_each_token(starts, longest)
+        mask = None
+        if cp > 1:
+            key, value = self._gather(key, value, starts)
+            rows = _row_of_each_token(starts // cp, longest // cp)
+            mask = self._mask(starts, longest, rows)
+        samples = starts.numel() - 1
         value_size = value.shape[-1]
         # One head size for all three lets torch take its fused path; zero columns add nothing.
         value = pad(value, (0, max(0, query.shape[-1] - value_size)))
-        query, key, value = (_scatter(part, rows, samples, longest) for part in (query, key, value))
+        query = _scatter(query, rows, samples, longest // cp)
+        key, value = (_scatter(part, key_rows, samples, longest) for part in (key, value))
         if key.shape[1] < query.shape[1]:  # heads of queries share those of keys and values
             shared_by = query.shape[1] // key.shape[1]
             key, value = (part.repeat_interleave(shared_by, dim=1) for part in (key, value))
-        out_NHTD = scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.softmax_scale)
+        out_NHTD = scaled_dot_product_attention(
+            query, key, value, mask, is_causal=mask is None, scale=self.softmax_scale
+        )
         out_TD = out_NHTD.transpose(1, 2).flatten(0, 1)[rows][..., :value_size]
         return out_TD.flatten(1)
+
+    def _gather(self, key_THD: Tensor, value_THD: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of the whole row, in its order; their gradients go back to their owners."""
+        cp = self.cp_group.size()
+        held = torch.cat([places_on_rank(starts, cp, rank) for rank in range(cp)])
+        both = gather_from_sequence_parallel_region(torch.cat([key_THD, value_THD], -1), group=self.cp_group)
+        key, value = both[held.argsort()].split([key_THD.shape[-1], value_THD.shape[-1]], -1)
+        return key, value
+
+    def _mask(self, starts: Tensor, longest: int, rows: Tensor) -> Tensor:
+        """[samples, 1, longest // cp, longest]: each query sees the keys up to its own place."""
+        cp = self.cp_group.size()
+        lengths = starts.diff() // cp
+        place_T = places_on_rank(starts, cp, self.cp_group.rank()) - starts[:-1].repeat_interleave(lengths)
+        place_NT = place_T.new_zeros(lengths.numel() * (longest // cp)).index_copy(0, rows, place_T)
+        return place_NT.view(-1, 1, longest // cp, 1) >= torch.arange(longest)
 
 
 def _row_of_each_token(cu_seqlens: Tensor, longest: int) -> Tensor:
@@ -115,5 +147,6 @@ def _row_of_each_token(cu_seqlens: Tensor, longest: int) -> Tensor:
 
 
 def _scatter(packed_THD: Tensor, rows: Tensor, samples: int, longest: int) -> Tensor:
+    """The samples in rows, [samples, H, longest, D], each filled up with zeros."""
     flat = packed_THD.new_zeros(samples * longest, *packed_THD.shape[1:])
     return flat.index_copy(0, rows, packed_THD).unflatten(0, (samples, longest)).transpose(1, 2)

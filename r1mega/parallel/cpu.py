@@ -5,6 +5,9 @@ always there. `enable()` gives each of these its CPU meaning, in this process on
 Megatron's arithmetic is replaced. It must run before any Megatron module is imported, because several
 of them copy what they need at import.
 
+Where gloo is not NCCL, messages go another way to the same end: pipeline stages' are told apart by their
+direction, and collectives of unequal parts become exchanges of all with all.
+
 What it guarantees: a layer computes on CPU what it computes on GPU, in the same order of operations.
 What it refuses: to run where CUDA is available; there it would hide the GPU.
 """
@@ -18,6 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 from torch.utils._device import _device_constructors
 
 CPU = torch.device("cpu")
@@ -115,7 +120,7 @@ def _is_cuda(device: object) -> bool:
 
 def _on_cpu(factory: Any) -> Any:
     @functools.wraps(factory)
-    def wrapped(*args: Any, **kwargs: Any) -> torch.Tensor:
+    def wrapped(*args: Any, **kwargs: Any) -> Tensor:
         if _is_cuda(kwargs.get("device")):
             kwargs["device"] = CPU
         # Page-locked memory serves copies to a GPU; the CPU has no use for it.
@@ -127,7 +132,7 @@ def _on_cpu(factory: Any) -> Any:
 
 def _to_on_cpu(to: Any) -> Any:
     @functools.wraps(to)
-    def wrapped(self: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def wrapped(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if _is_cuda(kwargs.get("device")):
             kwargs["device"] = CPU
         return to(self, *(CPU if _is_cuda(arg) else arg for arg in args), **kwargs)
@@ -139,7 +144,7 @@ def _cuda_type_names(type_of: Any) -> Any:
     """Megatron's optimizers sort parameters by the name `torch.cuda.FloatTensor`."""
 
     @functools.wraps(type_of)
-    def wrapped(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def wrapped(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         name = type_of(self, *args, **kwargs)
         return name.replace("torch.", "torch.cuda.") if isinstance(name, str) else name
 
@@ -154,7 +159,8 @@ def _correct_megatron() -> None:
     jit.disable_jit_fuser()
 
     import megatron.core.extensions.transformer_engine  # noqa: F401  imports without TE, and must not count as TE
-    from megatron.core.tensor_parallel import random
+    from megatron.core.pipeline_parallel import p2p_communication
+    from megatron.core.tensor_parallel import mappings, random
     from megatron.core.transformer import multi_latent_attention
     from megatron.core.transformer.moe import moe_utils, token_dispatcher
 
@@ -164,8 +170,97 @@ def _correct_megatron() -> None:
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
     token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_to_numpy
+    p2p_communication._batched_p2p_ops = lambda **messages: list(_exchange(**messages).values())
+    p2p_communication._p2p_ops = _exchange
+    p2p_communication.P2PCommunicator._communicate_shapes = _exchange_shapes
+    mappings._gather_along_first_dim = _unequal(mappings._gather_along_first_dim, _gather_unequal)
+    mappings._reduce_scatter_along_first_dim = _unequal(
+        mappings._reduce_scatter_along_first_dim, _reduce_scatter_unequal
+    )
 
 
 def _split_sizes_to_numpy(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
     """Megatron converts split sizes only where they lie on a GPU; gloo wants plain integers too."""
     return tensor.numpy() if as_numpy and torch.is_tensor(tensor) else tensor
+
+
+_TO_NEXT, _TO_PREVIOUS = 1, 2
+"""Tags. Of two pipeline stages, each is the other's next and previous; gloo matches what has the same tag by
+order alone, so an activation without one would be taken for a gradient."""
+
+
+def _exchange(
+    *,
+    tensor_send_prev: Tensor | None,
+    tensor_recv_prev: Tensor | None,
+    tensor_send_next: Tensor | None,
+    tensor_recv_next: Tensor | None,
+    group: dist.ProcessGroup,
+    prev_pipeline_rank: int,
+    next_pipeline_rank: int,
+) -> dict[str, dist.Work]:
+    """Start all messages between this stage and its neighbours; wait for none."""
+    messages: dict[str, tuple[Any, Tensor | None, int, int]] = {
+        "recv_prev": (dist.irecv, tensor_recv_prev, prev_pipeline_rank, _TO_NEXT),
+        "recv_next": (dist.irecv, tensor_recv_next, next_pipeline_rank, _TO_PREVIOUS),
+        "send_next": (dist.isend, tensor_send_next, next_pipeline_rank, _TO_NEXT),
+        "send_prev": (dist.isend, tensor_send_prev, prev_pipeline_rank, _TO_PREVIOUS),
+    }
+    return {
+        name: start(tensor, peer, group=group, tag=tag)
+        for name, (start, tensor, peer, tag) in messages.items()
+        if tensor is not None
+    }
+
+
+def _exchange_shapes(
+    self: Any,
+    tensor_send_next: Tensor | None,
+    tensor_send_prev: Tensor | None,
+    recv_prev: bool,
+    recv_next: bool,
+) -> tuple[list[int], list[int]]:
+    """The shapes [T, 1, H] of what the previous and the next stage are about to send."""
+    prev, following = (torch.zeros(3, dtype=torch.int64) for _ in range(2))
+    messages = _exchange(
+        tensor_send_prev=None if tensor_send_prev is None else torch.tensor(tensor_send_prev.shape),
+        tensor_recv_prev=prev if recv_prev else None,
+        tensor_send_next=None if tensor_send_next is None else torch.tensor(tensor_send_next.shape),
+        tensor_recv_next=following if recv_next else None,
+        group=self.pp_group,
+        prev_pipeline_rank=self.prev_rank,
+        next_pipeline_rank=self.next_rank,
+    )
+    for message in messages.values():
+        message.wait()
+    return prev.tolist(), following.tolist()
+
+
+def _unequal(equal: Any, unequal: Any) -> Any:
+    """Megatron's collective, but `unequal` where ranks have parts of different sizes; gloo refuses those."""
+
+    @functools.wraps(equal)
+    def wrapped(
+        part: Tensor, group: Any, sizes: list[int] | None = None, use_global_buffer: bool = False
+    ) -> Tensor:
+        if sizes is None or group.size() == 1:
+            return equal(part, group, None, use_global_buffer)
+        return unequal(part, group, sizes)
+
+    return wrapped
+
+
+def _gather_unequal(part: Tensor, group: dist.ProcessGroup, sizes: list[int]) -> Tensor:
+    """All ranks' parts along the first dimension, rank r's of `sizes[r]`: each sends its own to all."""
+    whole = part.new_empty(sum(sizes), *part.shape[1:])
+    copies = part.repeat(group.size(), *[1] * (part.dim() - 1))
+    dist.all_to_all_single(whole, copies, sizes, [len(part)] * group.size(), group=group)
+    return whole
+
+
+def _reduce_scatter_unequal(whole: Tensor, group: dist.ProcessGroup, sizes: list[int]) -> Tensor:
+    """This rank's part, of `sizes[rank]` along the first dimension, of the sum of all ranks' wholes."""
+    size = sizes[group.rank()]
+    terms = whole.new_empty(group.size() * size, *whole.shape[1:])
+    dist.all_to_all_single(terms, whole.contiguous(), [size] * group.size(), sizes, group=group)
+    return terms.unflatten(0, (group.size(), size)).sum(0)

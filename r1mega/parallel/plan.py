@@ -100,6 +100,25 @@ class Plan:
         grid = next(grid for grid in (self.grid, self.expert_grid) if {*along} <= dict(grid.axes).keys())
         return grid.groups(*along)
 
+    @property
+    def sample_multiple(self) -> int:
+        """What a sample's tokens are padded to a multiple of: two chunks for each context-parallel rank."""
+        return 2 * self.cp if self.cp > 1 else 1
+
+    def padded(self, tokens: int) -> int:
+        """What a sample of so many tokens takes in a row, with the padding that it ends in."""
+        return tokens + -tokens % self.sample_multiple
+
+    @property
+    def row_multiple(self) -> int:
+        """What a row's tokens are padded to a multiple of: sequence parallelism splits each of cp parts."""
+        return lcm(self.sample_multiple, self.cp * self.tp)
+
+    @property
+    def rows_multiple(self) -> int:
+        """What the number of a rank's rows is a multiple of: an interleaved pipeline takes pp in turn."""
+        return self.pp if self.vpp > 1 else 1
+
     def __str__(self) -> str:
         return (
             f"tp {self.tp} x cp {self.cp} x dp {self.dp} x pp {self.pp} = {self.world_size} ranks"
@@ -264,12 +283,8 @@ def _layers_by_stage(plan: Plan, layers: int) -> list[int]:
     return [layers // count + (stage < layers % count) for stage in range(count)]
 
 
-def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
-    """Why the model cannot be laid out so; empty where it can.
-
-    Args:
-        on_cpu: attention runs in plain torch, which serves no context parallelism, and ranks talk by gloo.
-    """
+def faults_for(plan: Plan, shape: ModelShape) -> list[str]:
+    """Why the model cannot be laid out so; empty where it can."""
     divisions = [
         ("attention heads", shape.attention_heads, "tp", plan.tp),
         *(
@@ -296,21 +311,8 @@ def faults_for(plan: Plan, shape: ModelShape, on_cpu: bool) -> list[str]:
         )
     if not shape.experts and plan.ep > 1:
         faults.append(f"parallel.ep: was {plan.ep}; a dense model has no experts, so it must be 1")
-    if shape.experts and plan.ep == 1 and plan.etp != plan.tp:
-        # Without expert parallelism Megatron sums an expert's gradient over data-parallel ranks alone.
-        faults.append(f"parallel.etp: was {plan.etp}; where parallel.ep is 1 it must be as tp, {plan.tp}")
-    if plan.ep > 1 and plan.etp > 1 and on_cpu:
-        # An expert's ranks get unequal shares of the tokens, which gloo's all-gather does not take.
-        faults.append(f"parallel.etp: was {plan.etp}; on a CPU it must be 1 where parallel.ep is above 1")
-    if plan.vpp > 1 and on_cpu:
-        # Measured: another loss and another gradient than in one process, or ranks that wait for ever.
-        faults.append(f"parallel.vpp: was {plan.vpp}; must be 1 on a CPU, its schedule goes wrong on gloo")
-    elif plan.vpp > 1 and plan.pp == 1:
+    if plan.vpp > 1 and plan.pp == 1:
         faults.append(f"parallel.vpp: was {plan.vpp}; virtual stages need parallel.pp of at least 2")
-    if plan.cp > 1 and on_cpu:
-        faults.append(
-            f"parallel.cp: was {plan.cp}; context parallelism needs Transformer Engine's attention (a GPU)"
-        )
     return faults
 
 

@@ -13,27 +13,39 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.models import new_policy, random_fields, random_texts, samples_of
+from support.models import new_policy, random_dense_fields, random_fields, random_texts, samples_of
 from support.ranks import free_ports, layout, run_ranks
 from support.replay import replay, routing
 
+# Two ranks show each axis on every model; more of them show axes together, on what has the most to split.
 LAYOUTS: dict[int, dict[str, dict[str, int]]] = {
     2: {
         "tp2": {"tp": 2},
         "pp2": {"pp": 2},
+        "pp2 x vpp2": {"pp": 2, "vpp": 2},
+        "cp2": {"cp": 2},
         "ep2": {"ep": 2},
         "tp2 x ep2, experts over the tensor-parallel ranks": {"tp": 2, "ep": 2},
+        "cp2 x ep2, experts over the context-parallel ranks": {"cp": 2, "ep": 2},
+        "tp2, experts whole": {"tp": 2, "etp": 1},
+        "dp2, experts split": {"dp": 2, "etp": 2},
         "dp2": {"dp": 2},
     },
     4: {
         "tp2 x ep2, experts over the data-parallel ranks": {"tp": 2, "ep": 2, "dp": 2},
+        "tp2 x ep2 x etp2": {"tp": 2, "ep": 2, "etp": 2},
         "pp2 x ep2": {"pp": 2, "ep": 2},
-        "tp2 x pp2": {"tp": 2, "pp": 2},
+        "cp2 x tp2": {"cp": 2, "tp": 2},
+        "cp2 x pp2 x vpp2": {"cp": 2, "pp": 2, "vpp": 2},
+        "cp4": {"cp": 4},
+    },
+    8: {
+        "tp2 x pp2 x dp2": {"tp": 2, "pp": 2, "dp": 2},
     },
 }
-NAMES = [name for group in LAYOUTS.values() for name in group]
-MODELS = ("groups", "draft")
-SAMPLES = 40
+SPARSE = ("groups", "draft", "qwen3_moe")
+MODELS = (*SPARSE, "llama")
+SAMPLES = 24
 
 LOSS_LIMIT = 1e-5
 GRADIENT_LIMIT = 1e-4
@@ -48,7 +60,9 @@ MOVED_BIAS = 0.02
 
 
 def models() -> dict[str, dict[str, Any]]:
-    """One with expert groups, one without them, with a draft layer and an odd number of layers."""
+    """DeepSeek-V3 with expert groups, and without, with a draft layer and an odd number of layers; Qwen3-MoE,
+    and Llama whose output layer is its embedding.
+    """
     draw = random.Random(1)
     common = {"divisible_by": 2, "first_k_dense_replace": 1, "n_routed_experts": 8}
     groups = {
@@ -59,15 +73,25 @@ def models() -> dict[str, dict[str, Any]]:
         "num_nextn_predict_layers": 0,
     }
     draft = {
-        "num_hidden_layers": 3,
+        "num_hidden_layers": 5,
         "n_group": 1,
         "topk_group": 1,
         "num_experts_per_tok": 3,
         "num_nextn_predict_layers": 1,
     }
+    sparse = {
+        "num_experts": 8,
+        "num_experts_per_tok": 3,
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "mlp_only_layers": [0],
+    }
+    shared_heads = {"divisible_by": 2, "num_hidden_layers": 4, "num_key_value_heads": 2, "num_attention_heads": 4}
     return {
         "groups": random_fields(draw, **common, **groups, n_shared_experts=2),
         "draft": random_fields(draw, **common, **draft, rope_scaling=None),
+        "qwen3_moe": random_dense_fields(draw, "qwen3_moe", **shared_heads, **sparse),
+        "llama": random_dense_fields(draw, "llama", **shared_heads, tie_word_embeddings=True),
     }
 
 
@@ -114,7 +138,11 @@ def replay_layouts(
     found = {}
     for port, (name, degrees) in zip(ports, layouts.items(), strict=True):
         with layout(port, **degrees) as plan:
-            found[name] = {model: replay(plan, recording) for model, recording in recorded.items()}
+            found[name] = {
+                model: replay(plan, recording)
+                for model, recording in recorded.items()
+                if fits(plan.world_size, degrees, model)
+            }
     return found
 
 
@@ -139,7 +167,9 @@ def layouts(lone: Any) -> dict[tuple[str, str], list[dict[str, Any]]]:
     for ranks, degrees in LAYOUTS.items():
         by_rank = run_ranks(ranks, replay_layouts, free_ports(len(degrees)), degrees, lone[0])
         for name in degrees:
-            found |= {(name, model): [of_rank[name][model] for of_rank in by_rank] for model in MODELS}
+            found |= {
+                (name, model): [of_rank[name][model] for of_rank in by_rank] for model in by_rank[0][name]
+            }
     return found
 
 
@@ -156,22 +186,19 @@ def minus(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return {name: a[name].astype(np.float64) - b[name] for name in a}
 
 
-every_layout = pytest.mark.parametrize(("name", "model"), [(n, m) for m in MODELS for n in NAMES])
+def fits(ranks: int, degrees: dict[str, int], model: str) -> bool:
+    """Whether the model is replayed so; a dense one has no experts to deal out or to split."""
+    return model in ("groups", "draft") if ranks > 2 else model in SPARSE or degrees.keys().isdisjoint({"ep", "etp"})
 
 
-def held_back(name: str, model: str) -> Any:
-    """Megatron takes the draft layers' loss as a mean over each row, and then over rows: a token in a
-    short row weighs more, and data parallelism makes other rows.
-    """
-    degrees = {key: value for group in LAYOUTS.values() for key, value in group.items()}[name]
-    short = model == "draft" and (degrees.get("dp", 1) > 1 or (degrees.get("ep", 1) > degrees.get("tp", 1)))
-    marks = pytest.mark.xfail(strict=True, reason="the draft loss depends on how rows are packed")
-    return pytest.param(name, model, marks=marks if short else ())
-
-
-every_layout_held_back = pytest.mark.parametrize(
-    ("name", "model"), [held_back(n, m) for m in MODELS for n in NAMES]
-)
+CASES = [
+    (name, model)
+    for model in MODELS
+    for ranks, group in LAYOUTS.items()
+    for name, degrees in group.items()
+    if fits(ranks, degrees, model)
+]
+every_layout = pytest.mark.parametrize(("name", "model"), CASES)
 
 
 @every_layout
@@ -203,7 +230,7 @@ def test_loss_and_its_parts(layouts: Any, single: Any, name: str, model: str) ->
         assert max(off.values()) <= LOSS_LIMIT
 
 
-@every_layout_held_back
+@every_layout
 def test_gradients(layouts: Any, single: Any, name: str, model: str) -> None:
     ours, theirs = layouts[name, model][0], single[model]
     off = relative(minus(ours["gradients"], theirs["gradients"]), theirs["gradients"])
@@ -214,7 +241,7 @@ def test_gradients(layouts: Any, single: Any, name: str, model: str) -> None:
     assert ours["metrics"]["grad_norm"] == pytest.approx(norm, rel=GRADIENT_LIMIT)
 
 
-@every_layout_held_back
+@every_layout
 def test_weights_after_one_update(layouts: Any, single: Any, name: str, model: str) -> None:
     """Also of what the update moved them by, which the weights' own size would hide."""
     ours, theirs = layouts[name, model][0]["weights"], single[model]["weights"]
@@ -233,7 +260,7 @@ def test_copies_of_a_shard_stay_alike(layouts: Any, name: str, model: str) -> No
             assert seen.setdefault(place, checksum) == checksum, place
 
 
-@every_layout
+@pytest.mark.parametrize(("name", "model"), [case for case in CASES if case[1] in SPARSE])
 def test_tokens_routed_otherwise_had_no_choice(layouts: Any, single: Any, name: str, model: str) -> None:
     """Counts them; where there is none, the router's bias has moved exactly alike too."""
     ours, theirs = routing(layouts[name, model]), routing([single[model]])
@@ -244,7 +271,7 @@ def test_tokens_routed_otherwise_had_no_choice(layouts: Any, single: Any, name: 
     if not otherwise.any():
         after = layouts[name, model][0]["weights"]
         biases = [key for key in after if key.endswith("e_score_correction_bias")]
-        assert biases
+        assert bool(biases) == (model != "qwen3_moe")
         assert all(np.array_equal(after[key], single[model]["weights"][key]) for key in biases)
 
 

@@ -33,7 +33,7 @@ def replay(plan: Any, recording: dict[str, Any], *, moved_bias: float = 0.0) -> 
     routed = routed_tokens(policy, samples, calls)
     before = whole(policy)
     policy.start_training(OptimizerConfig(lr=1e-3), updates=10)
-    draft_weight = 0.3 if recording["fields"]["num_nextn_predict_layers"] else 0.0
+    draft_weight = 0.3 if recording["fields"].get("num_nextn_predict_layers") else 0.0
     loss = partial(policy_loss, clip_eps=0.2, kl_coefficient=0.05)
     with policy.using(policy.snapshot()):  # whose router bias each backward moves
         losses = policy.backward(samples, recording["values"], loss, draft_weight)
@@ -136,7 +136,12 @@ def closest_call(router: Any, logits_TE: Any) -> Any:
     import torch
 
     config = router.config
-    scores_TE = logits_TE.float().sigmoid() + router.expert_bias
+    scores_TE = logits_TE.float()
+    scores_TE = (
+        scores_TE.sigmoid() if config.moe_router_score_function == "sigmoid" else scores_TE.softmax(-1)
+    )
+    if router.expert_bias is not None:
+        scores_TE = scores_TE + router.expert_bias
     gap_T = torch.full((len(scores_TE),), float("inf"))
     if config.moe_router_num_groups:
         groups_TGE = scores_TE.unflatten(1, (config.moe_router_num_groups, -1))
@@ -160,30 +165,34 @@ def routed_tokens(policy: Any, samples: list[Any], calls: dict[int, list[Any]]) 
     from megatron.core import parallel_state
 
     rank = parallel_state.get_tensor_model_parallel_rank()
-    ranks = parallel_state.get_tensor_model_parallel_world_size()
     firsts = np.cumsum([0, *(len(sample.tokens) for sample in samples)])
-    rows = [
-        np.concatenate([np.arange(firsts[i], firsts[i + 1]) for i in row.samples])
-        for row in policy._rows(samples, {})
-    ]
+    rows = [numbers_of_tokens(row, samples, firsts) for row in policy._rows(samples, {})]
     found = {}
     for number, of_layer in calls.items():
         tokens, chosen, gaps = [], [], []
         assert len(of_layer) == len(rows)
         for row, (chosen_TE, gap_T) in zip(rows, of_layer, strict=True):
-            # Sequence parallelism gives each tensor-parallel rank its stretch of the padded row.
-            stretch = range(rank * len(chosen_TE), (rank + 1) * len(chosen_TE))
-            assert ranks * len(chosen_TE) - len(row) in range(ranks)
-            real = [i for i in stretch if i < len(row)]
-            tokens.append(row[real])
-            chosen.append(array(chosen_TE)[: len(real)])
-            gaps.append(array(gap_T)[: len(real)])
+            # Sequence parallelism gives each tensor-parallel rank its stretch of the row.
+            stretch = row[rank * len(chosen_TE) :][: len(chosen_TE)]
+            assert len(row) == policy.plan.tp * len(chosen_TE)
+            tokens.append(stretch[stretch >= 0])
+            chosen.append(array(chosen_TE)[stretch >= 0])
+            gaps.append(array(gap_T)[stretch >= 0])
         found[number] = {
             "tokens": np.concatenate(tokens),
             "chosen": np.concatenate(chosen),
             "gap": np.concatenate(gaps),
         }
     return found
+
+
+def numbers_of_tokens(row: Any, samples: list[Any], firsts: np.ndarray) -> np.ndarray:
+    """The numbers, over all samples, of the tokens that this rank has of a row; -1 for its padding."""
+    whole = np.full(row.whole_tokens, -1)
+    for index, (start, _) in zip(row.samples, row.spans, strict=True):
+        start -= samples[index].answer_start - 1
+        whole[start : start + len(samples[index].tokens)] = np.arange(firsts[index], firsts[index + 1])
+    return whole[array(row.places_T)]
 
 
 def routing(ranks: list[dict[str, Any]]) -> dict[str, Any]:

@@ -147,12 +147,19 @@ def test_a_run_must_be_named() -> None:
         ("+model.hf.window=3", "model.hf.window: no field of the DeepSeek-V3 family"),
         ("~model.hf.vocab_size", "model.hf.vocab_size: missing; a int is needed"),
         ("parallel.tp=3", "heads cannot be divided by tp = 3"),
-        ("parallel.cp=2", "parallel.cp: was 2;"),
+        ("parallel.vpp=2", "parallel.vpp: was 2; virtual stages need"),
         ("parallel.dp=0", "parallel.dp: was 0; must be at least 1"),
     ],
 )
 def test_a_value_that_cannot_be_is_said_with_its_key(override: str, words: str) -> None:
     assert any(words in fault for fault in faults(override))
+
+
+def test_a_row_must_hold_the_longest_sample_as_it_is_padded() -> None:
+    words = "train.tokens_per_microbatch: was 127; must be at least 128"
+    tight = ("rollout.max_context_tokens=127", "train.tokens_per_microbatch=127")
+    check(composed(*tight), ranks=None)
+    assert any(words in fault for fault in faults(*tight, "parallel.cp=2"))
 
 
 def test_faults_of_every_part_come_at_once(tmp_path: Path) -> None:

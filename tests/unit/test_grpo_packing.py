@@ -13,16 +13,17 @@ layouts = st.tuples(
     st.integers(1, 120),
     st.integers(1, 6),
     st.integers(1, 8),
+    st.integers(1, 5),
 )
 
 
 @settings(deadline=None)
 @given(layouts)
 def test_the_promises(layout):
-    lengths, limit, ranks, multiple_of = layout
+    lengths, limit, ranks, multiple_of, rows_multiple_of = layout
     capacity = limit // multiple_of * multiple_of
     assume(max(lengths, default=0) <= capacity)
-    packed = pack(lengths, limit, ranks, multiple_of)
+    packed = pack(lengths, limit, ranks, multiple_of, rows_multiple_of)
     loads = [[sum(lengths[i] for i in row) for row in rank] for rank in packed]
 
     everyone = sorted(i for rank in packed for row in rank for i in row)
@@ -33,12 +34,17 @@ def test_the_promises(layout):
     assert packed[0]
     totals = [sum(rank) for rank in loads]
     assert max(totals) - min(totals) <= max(lengths, default=0)  # 4
-    assert any(all(a + b > capacity for a, b in itertools.combinations(rank, 2)) for rank in loads)  # 5
+    fewest = pack(lengths, limit, ranks, multiple_of)
+    assert len(packed[0]) == -(-len(fewest[0]) // rows_multiple_of) * rows_multiple_of  # 5
+    assert any(
+        all(sum(lengths[i] for i in a + b) > capacity for a, b in itertools.combinations(rank, 2))
+        for rank in fewest
+    )
     for rank in packed:  # 6
         if [] in rank:
             assert sum(map(len, rank)) < len(rank)
     assert all(rank == sorted(rank, reverse=True) for rank in loads)  # 7
-    assert packed == pack(lengths, limit, ranks, multiple_of)  # 8
+    assert packed == pack(lengths, limit, ranks, multiple_of, rows_multiple_of)  # 8
 
 
 def test_hand_worked_rows():
@@ -56,6 +62,12 @@ def test_rows_are_split_until_counts_agree():
     packed = pack([9, 9, 9, 3, 3, 3, 3], 12, 2)
     assert [len(rank) for rank in packed] == [2, 2]
     assert all(row for rank in packed for row in rank)
+
+
+def test_rows_are_split_until_a_pipeline_can_take_them_in_turn():
+    # Two rows would do; three stages want three.
+    packed = pack([6, 5, 4, 5], 10, 1, rows_multiple_of=3)
+    assert sorted(map(len, packed[0])) == [1, 1, 2]
 
 
 def test_fewer_samples_than_ranks_leave_empty_rows():
@@ -78,7 +90,7 @@ def test_a_sample_longer_than_a_row_is_refused_by_name():
         pack([0], 8, 1)
 
 
-@pytest.mark.parametrize("arguments", [(0, 1, 1), (8, 0, 1), (8, 1, 0)])
+@pytest.mark.parametrize("arguments", [(0, 1, 1), (8, 0, 1), (8, 1, 0), (8, 1, 1, 0)])
 def test_sizes_below_one_are_refused(arguments):
     with pytest.raises(ValueError, match="at least 1"):
         pack([1], *arguments)

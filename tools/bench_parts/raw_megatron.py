@@ -11,21 +11,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from r1mega.grpo.packing import pack
-from r1mega.model.rows import Row, Sample, make_row
+from r1mega.model.rows import Row, Sample
 from r1mega.policy import Policy
 
 
 def rows(policy: Policy, samples: Sequence[Sample]) -> list[Row]:
     """This rank's rows, the same that the policy would make; not part of what is timed."""
-    lengths = [len(sample.tokens) for sample in samples]
-    packs = pack(lengths, policy.tokens_per_microbatch, policy.plan.dp, policy.plan.tp)
-    mine = packs[parallel_state.get_data_parallel_rank()]
-    return [make_row(samples, indices, {}, policy.plan.tp, policy.device) for indices in mine]
+    return policy._rows(samples, {})
 
 
 def forward(policy: Policy, packed: Sequence[Row]) -> None:
