@@ -133,6 +133,8 @@ def _read_fields(folder: Path) -> dict[str, Any]:
 
 
 def _texts(folder: Path, text: Path | None, vocabulary: int, longest: int, seed: int) -> list[list[int]]:
+    if longest < 2:
+        raise Trouble(f"rollout.max_context_tokens: was {longest + 1}; must be at least 3 to score a text in")
     tokenizer = _tokenizer(folder)
     if text is not None:
         if tokenizer is None:
@@ -142,7 +144,8 @@ def _texts(folder: Path, text: Path | None, vocabulary: int, longest: int, seed:
     sizes = [draw.randint(2, min(longest, RANDOM_TOKENS)) for _ in range(RANDOM_TEXTS)]
     drawn = [[draw.randrange(vocabulary) for _ in range(size)] for size in sizes]
     spoken = [list(tokenizer.encode(sentence).ids)[:longest] for sentence in SENTENCES] if tokenizer else []
-    return [*(tokens for tokens in spoken if len(tokens) > 1), *drawn]
+    known = [tokens for tokens in spoken if len(tokens) > 1 and max(tokens) < vocabulary]
+    return [*known, *drawn]
 
 
 def _tokenizer(folder: Path) -> tokenizers.Tokenizer | None:
