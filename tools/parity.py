@@ -62,14 +62,15 @@ def _arguments() -> argparse.Namespace:
 def _compare(arguments: argparse.Namespace) -> int:
     from parity_parts import compare, job, show
 
+    reads = arguments.reference or arguments.folder
     with tempfile.TemporaryDirectory(prefix="r1mega-parity-") as scratch:
-        work = job.prepare(arguments.folder, arguments.text, arguments.overrides, Path(scratch))
+        work = job.prepare(arguments.folder, reads, arguments.text, arguments.overrides, Path(scratch))
         topology = work.topology(ranks=None)
         show.header(arguments, work, topology)
         from parity_parts import reference
 
         began = time.monotonic()
-        theirs = reference.score(arguments.reference or arguments.folder, work)
+        theirs = reference.score(reads, work)
         show.step(began, "transformers has scored; starting Megatron and vLLM ...")
         _start_ranks(work, topology.training.world_size)
         ours, engine, unproven = job.read_ranks(work, topology.training)

@@ -19,6 +19,7 @@ from r1mega.checks import topology
 from r1mega.config import Config, compose
 from r1mega.model.family import family_faults, family_of
 from r1mega.parallel.plan import Plan, Topology
+from r1mega.weights.table import Row
 
 if TYPE_CHECKING:
     import tokenizers
@@ -87,14 +88,19 @@ class Job:
         return self.config().handover.max_abs_dlogp
 
 
-def prepare(folder: Path, text: Path | None, overrides: Sequence[str], scratch: Path) -> Job:
+def prepare(folder: Path, reference: Path, text: Path | None, overrides: Sequence[str], scratch: Path) -> Job:
     """The checked job, written into the scratch folder for the ranks.
+
+    Args:
+        reference: the folder that transformers is to read.
 
     Raises:
         BadRun: the overrides or the layout.
-        Trouble: the folder or the texts.
+        Trouble: a folder or the texts.
     """
     hf = _read_fields(folder)
+    if _tensors(_read_fields(reference)) != _tensors(hf):
+        raise Trouble(f"--reference: {reference} is of other tensors, by its config.json, than {folder}")
     room = min(LONGEST_CONTEXT, hf["max_position_embeddings"])
     settings = SETTINGS | {"rollout.max_context_tokens": str(room), "runs_dir": str(scratch)}
     given = {override.split("=", 1)[0] for override in overrides}
@@ -130,6 +136,11 @@ def _read_fields(folder: Path) -> dict[str, Any]:
     if faults:
         raise Trouble("\n  ".join(faults))
     return hf
+
+
+def _tensors(hf: dict[str, Any]) -> list[Row]:
+    """Names and shapes of every tensor that a folder of this model holds."""
+    return family_of(hf).weight_table(hf)
 
 
 def _texts(folder: Path, text: Path | None, vocabulary: int, longest: int, seed: int) -> list[list[int]]:

@@ -31,6 +31,7 @@ def score(folder: Path, job: Job) -> Seen:
 
 
 def _load(folder: Path) -> Any:
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -44,7 +45,7 @@ def _load(folder: Path) -> Any:
             local_files_only=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise Trouble(f"{folder}: transformers cannot load it ({str(error).splitlines()[0]})") from None
     model, found = loaded
     if found["missing_keys"]:
