@@ -108,6 +108,7 @@ def test_what_cannot_be_compared_is_said_in_a_line(models: Path, tmp_path: Path)
         ([models / "deepseek", "parallel.ep=3"], "experts cannot be divided by ep = 3"),
         ([models / "deepseek", "--text", text], "has no tokenizer.json"),
         ([models / "deepseek", "--reference", models / "qwen"], "is of other tensors"),
+        ([models / "deepseek", "--json", tmp_path / "no" / "file"], "no is no folder"),
         ([models / "deepseek", "rollout.max_context_tokens=2"], "was 2; must be at least 3"),
     ):
         done = parity(*arguments)

@@ -75,6 +75,10 @@ def test_not_a_number_is_different(side: str) -> None:
         assert figures(seen(), ours, seen().logps, 1e-4)["parts_at"] == NAMES[1]
 
 
+def test_an_unproven_hand_over_is_different_whatever_the_scores() -> None:
+    assert not figures(seen(), seen(), seen().logps, 1e-4, unproven="a tensor is missing")["alike"]
+
+
 def test_tokens_are_counted_once_in_any_layer() -> None:
     ours = seen()
     for name in ours.experts:

@@ -10,15 +10,20 @@ import numpy as np
 from parity_parts.job import Seen
 
 
-def figures(reference: Seen, trainer: Seen, engine: Sequence[np.ndarray], limit: float) -> dict[str, Any]:
+def figures(
+    reference: Seen, trainer: Seen, engine: Sequence[np.ndarray], limit: float, unproven: str = ""
+) -> dict[str, Any]:
     """All that is printed, as plain values.
+
+    Args:
+        unproven: why the hand-over to the engine is not proven; empty where it is.
 
     Returns:
         `pairs`: by name, mean and max |dlogp| and the text and token of the latter.
         `layers`: by module, in the order of computation, Megatron's relative difference (`apart`).
         `parts_at`: the first module beyond the limit, None where all are within.
         `rerouted`: by layer of experts, the share of tokens sent to another set of them, and in `any`.
-        `alike`: every pair is within the limit.
+        `alike`: every pair is within the limit, and the hand-over is proven.
     """
     pairs = {
         "Megatron - transformers": pair(trainer.logps, reference.logps),
@@ -31,12 +36,13 @@ def figures(reference: Seen, trainer: Seen, engine: Sequence[np.ndarray], limit:
     }
     return {
         "limit": limit,
+        "unproven": unproven,
         "pairs": pairs,
         "layers": layers,
         "parts_at": next((name for name, value in layers.items() if not value <= limit), None),
         "rerouted": rerouted(trainer, reference) if trainer.experts else {},
         # Not `<= limit` of a maximum: NaN must count as different.
-        "alike": all(one["max"] <= limit for one in pairs.values()),
+        "alike": not unproven and all(one["max"] <= limit for one in pairs.values()),
     }
 
 

@@ -45,8 +45,12 @@ def figures(found: dict[str, Any], every_layer: bool) -> None:
     print()
     if found["unproven"]:
         print(found["unproven"])
-    verdict = "Alike: every" if found["alike"] else "Different: not every"
-    print(f"{verdict} pair is within handover.max_abs_dlogp = {found['limit']:.0e}.")
+    limit = f"handover.max_abs_dlogp = {found['limit']:.0e}"
+    if found["alike"]:
+        print(f"Alike: every pair is within {limit}, and the hand-over is proven.")
+    else:
+        beyond = [name for name, pair in found["pairs"].items() if not pair["max"] <= found["limit"]]
+        print(f"Different: {'; '.join(beyond)} beyond {limit}." if beyond else "Different.")
 
 
 def _layers(found: dict[str, Any]) -> str:
