@@ -113,18 +113,48 @@ class Policy:
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
             part.copy_(place.of(torch.empty(place.shape).normal_(std=std, generator=generator)))
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, progress: folder.Progress | None = None) -> None:
         """Take the weights of an HF folder.
 
         Raises:
             FolderError: on every rank; the folder's tensors are not this model's, every difference by name.
         """
-        folder.read(path, self.pieces, self.source.metadata())
+        folder.read(path, self.pieces, self.source.metadata(), self.family.copies(self.hf), progress)
 
-    def export(self, path: Path) -> None:
-        """Write the weights as an HF folder (without a tokenizer)."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        folder.write(path, self.source, self.family.checkpoint_config(self.hf, dtype))
+    def export(
+        self,
+        path: Path,
+        *,
+        fp8_blocks: bool = False,
+        file_bytes: int = folder.FILE_BYTES,
+        progress: folder.Progress | None = None,
+    ) -> None:
+        """Write the weights as an HF folder (without a tokenizer).
+
+        Args:
+            fp8_blocks: in DeepSeek's FP8 instead of this policy's dtype; see `r1mega.weights.fp8`.
+            file_bytes: where the files are cut.
+
+        Raises:
+            FolderError: on every rank; the folder is there and not empty.
+        """
+        # A tied head is left out, as transformers does.
+        tied = self.family.read(self.hf)["tie_word_embeddings"]
+        folder.write(
+            path,
+            self.source,
+            self._checkpoint_config(),
+            {} if tied else self.family.copies(self.hf),
+            fp8_blocks=fp8_blocks,
+            file_bytes=file_bytes,
+            progress=progress,
+        )
+
+    def _checkpoint_config(self) -> dict[str, Any]:
+        """The config.json of what this policy writes, in its own dtype."""
+        # What a folder said of its own weights, under either of transformers' two names, is not said again.
+        hf = {name: value for name, value in self.hf.items() if name != "dtype"}
+        return self.family.checkpoint_config(hf, str(self.dtype).removeprefix("torch."))
 
     def snapshot(self) -> list[Tensor]:
         """A copy of this rank's weights, router bias included, for `using` later."""

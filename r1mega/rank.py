@@ -28,8 +28,8 @@ def run_rank(config: Config, plan: Plan) -> int:
     from r1mega.policy import DivergedError
     from r1mega.rewards.grader import GraderError
     from r1mega.rollout.engines import EngineError
-    from r1mega.weights.folder import FolderError
     from r1mega.weights.proof import HandoverError
+    from r1mega.weights.whole import FolderError
 
     try:
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
