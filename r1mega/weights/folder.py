@@ -247,6 +247,7 @@ def write(
     config: dict[str, Any],
     copies: Mapping[str, str],
     *,
+    beside: Sequence[Path] = (),
     fp8_blocks: bool = False,
     file_bytes: int = FILE_BYTES,
     progress: Progress | None = None,
@@ -258,6 +259,7 @@ def write(
     Args:
         config: the fields of config.json; how the weights are quantised is said by this function.
         copies: names under which a tensor is repeated, and that tensor's name.
+        beside: files to copy into the folder.
         fp8_blocks: quantise the weights that DeepSeek does; their blocks are those of whole tensors.
         file_bytes: where the files are cut; a tensor that is larger has one for itself.
         progress: told, on rank 0, of the bytes given to files.
@@ -267,7 +269,7 @@ def write(
     """
     written = {meta.name: _written(meta, copies, fp8_blocks) for meta in source.metadata()}
     files = _files(written, file_bytes)
-    with whole_folder(folder) as partial:
+    with whole_folder(folder, beside) as partial:
         _write_files(partial, source, written, files, progress)
         if dist.get_rank() == 0:
             weight_map = {
@@ -275,9 +277,8 @@ def write(
             }
             index = {"metadata": {"total_size": _bytes(written.values())}, "weight_map": weight_map}
             (partial / INDEX).write_text(json.dumps(index, indent=1))
-            config = {name: value for name, value in config.items() if name != "quantization_config"}
-            config |= {"quantization_config": fp8.CONFIG} if fp8_blocks else {}
-            (partial / "config.json").write_text(json.dumps(config, indent=1))
+            quantised = {"quantization_config": fp8.CONFIG} if fp8_blocks else {}
+            (partial / "config.json").write_text(json.dumps(config | quantised, indent=1))
 
 
 def _written(meta: TensorMeta, copies: Mapping[str, str], fp8_blocks: bool) -> list[TensorMeta]:

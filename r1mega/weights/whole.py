@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -19,10 +19,13 @@ class FolderError(ValueError):
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def whole_folder(folder: Path, beside: Sequence[Path] = ()) -> Iterator[Path]:
     """Where to write what is to become `folder`; all ranks enter it, and leave it together.
 
     What an earlier attempt left is thrown away; after a failure within, `folder` is as before.
+
+    Args:
+        beside: files to copy into it.
 
     Raises:
         FolderError: on every rank; `folder` has something in it, which is not overwritten.
@@ -41,6 +44,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     yield partial
     dist.barrier()
     if dist.get_rank() == 0:
+        for file in beside:
+            shutil.copyfile(file, partial / file.name)
         _flush(partial)
         if folder.exists():
             folder.rmdir()
