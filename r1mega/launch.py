@@ -42,14 +42,17 @@ def _join_srun() -> None:
     }
 
 
-def start_ranks(arguments: Sequence[str], ranks: int) -> int:
+def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = ("-m", "r1mega")) -> int:
     """Run `python -m r1mega <arguments>` once a rank, to the end of all.
+
+    Args:
+        program: what Python runs instead.
 
     Returns:
         The exit code of the run: 0 where every rank ended well, 130 after Ctrl-C.
     """
     processes = [
-        subprocess.Popen([sys.executable, "-m", "r1mega", *arguments], env=_environment(rank, ranks))
+        subprocess.Popen([sys.executable, *program, *arguments], env=_environment(rank, ranks))
         for rank in range(ranks)
     ]
     try:

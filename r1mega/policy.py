@@ -35,7 +35,7 @@ from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
 from r1mega.parallel.groups import device
 from r1mega.parallel.plan import ModelShape, Plan, stages
-from r1mega.weights import folder
+from r1mega.weights import folder, megatron_folder
 from r1mega.weights.pieces import Shard, local_pieces
 from r1mega.weights.source import MegatronSource
 from r1mega.weights.table import Served
@@ -52,11 +52,12 @@ class DivergedError(RuntimeError):
 class Policy:
     """A model in a training layout."""
 
-    def __init__(self, config: Config, hf: dict[str, Any], plan: Plan) -> None:
-        """Build this rank's part, with fresh weights; Megatron's groups must be open.
+    def __init__(self, config: Config, hf: dict[str, Any], plan: Plan, *, fresh: bool = True) -> None:
+        """Build this rank's part; Megatron's groups must be open.
 
         Args:
             hf: the model's HF fields.
+            fresh: draw its weights; else they are Megatron's, which differ by layout, until some are loaded.
         """
         self.hf = hf
         self.family = family_of(hf)
@@ -71,7 +72,8 @@ class Policy:
         self.pieces = local_pieces(
             (chunk.module for chunk in self.chunks), self.family.weight_table(hf), Shard.here()
         )
-        self._draw(config.seed)
+        if fresh:
+            self._draw(config.seed)
         self.source = MegatronSource(self.pieces)
         self.version = 0
 
@@ -114,18 +116,70 @@ class Policy:
             generator = torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
             part.copy_(place.of(torch.empty(place.shape).normal_(std=std, generator=generator)))
 
-    def load(self, path: Path) -> None:
+    def load(self, path: Path, progress: folder.Progress | None = None) -> None:
         """Take the weights of an HF folder.
 
         Raises:
             FolderError: on every rank; the folder's tensors are not this model's, every difference by name.
         """
-        folder.read(path, self.pieces, self.source.metadata())
+        folder.read(path, self.pieces, self.source.metadata(), self.family.copies(self.hf), progress)
 
-    def export(self, path: Path) -> None:
-        """Write the weights as an HF folder (without a tokenizer)."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        folder.write(path, self.source, self.family.checkpoint_config(self.hf, dtype))
+    def export(
+        self,
+        path: Path,
+        *,
+        beside: Sequence[Path] = (),
+        fp8_blocks: bool = False,
+        file_bytes: int = folder.FILE_BYTES,
+        progress: folder.Progress | None = None,
+    ) -> None:
+        """Write the weights as an HF folder.
+
+        Args:
+            beside: files to copy into it, such as the tokenizer's.
+            fp8_blocks: in DeepSeek's FP8 instead of this policy's dtype; see `r1mega.weights.fp8`.
+            file_bytes: where the files are cut.
+
+        Raises:
+            FolderError: on every rank; the folder is there and not empty.
+        """
+        # A tied head is left out, as transformers does.
+        tied = self.family.read(self.hf)["tie_word_embeddings"]
+        folder.write(
+            path,
+            self.source,
+            self._checkpoint_config(),
+            {} if tied else self.family.copies(self.hf),
+            beside=beside,
+            fp8_blocks=fp8_blocks,
+            file_bytes=file_bytes,
+            progress=progress,
+        )
+
+    def save(self, path: Path, beside: Sequence[Path] = ()) -> None:
+        """Write the weights as Megatron's distributed checkpoint, each rank its own part.
+
+        Args:
+            beside: files to copy into it, such as the tokenizer's.
+
+        Raises:
+            FolderError: on every rank; the folder is there and not empty.
+        """
+        megatron_folder.save(path, [chunk.module for chunk in self.chunks], self._checkpoint_config(), beside)
+
+    def restore(self, path: Path) -> None:
+        """Take the weights of Megatron's distributed checkpoint, whatever layout it was saved under.
+
+        Raises:
+            FolderError: on every rank; the checkpoint is not this model's, every difference by name.
+        """
+        megatron_folder.load(path, [chunk.module for chunk in self.chunks])
+
+    def _checkpoint_config(self) -> dict[str, Any]:
+        """The config.json of what this policy writes, in its own dtype."""
+        # What the folder that the fields came from said of its own weights' dtype is not said again.
+        hf = {name: self.hf[name] for name in self.hf.keys() - {"dtype", "quantization_config"}}
+        return self.family.checkpoint_config(hf, str(self.dtype).removeprefix("torch."))
 
     def snapshot(self) -> list[Tensor]:
         """A copy of this rank's weights, router bias included, for `using` later."""

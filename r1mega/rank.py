@@ -16,7 +16,7 @@ from r1mega.parallel.plan import Plan
 
 def run_rank(config: Config, plan: Plan) -> int:
     """Run the config's stage on this rank; returns the exit code."""
-    _prepare_process(config)
+    prepare_process(config)
     import torch
 
     from r1mega.parallel.groups import close_groups, open_groups
@@ -28,8 +28,8 @@ def run_rank(config: Config, plan: Plan) -> int:
     from r1mega.policy import DivergedError
     from r1mega.rewards.grader import GraderError
     from r1mega.rollout.engines import EngineError
-    from r1mega.weights.folder import FolderError
     from r1mega.weights.proof import HandoverError
+    from r1mega.weights.whole import FolderError
 
     try:
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
@@ -42,7 +42,8 @@ def run_rank(config: Config, plan: Plan) -> int:
     return 0
 
 
-def _prepare_process(config: Config) -> None:
+def prepare_process(config: Config) -> None:
+    """Quiet what no user can act on, and end when told to or when the launcher does; before torch."""
     # What Megatron and torch warn of (optional parts that are absent, names to come) is nothing a user
     # of the run can act on; the run's folder records the versions.
     for module in ("megatron", "torch"):

@@ -97,6 +97,11 @@ def outer_rows(hf: dict[str, Any]) -> list[Row]:
     ]
 
 
+def tied_copies(hf: dict[str, Any]) -> dict[str, str]:
+    """The head, where it is the embedding again."""
+    return {"lm_head.weight": "model.embed_tokens.weight"} if hf["tie_word_embeddings"] else {}
+
+
 def dense_shape(hf: dict[str, Any]) -> ModelShape:
     """The numbers that a layout of a dense model with grouped-query attention must divide."""
     return ModelShape(

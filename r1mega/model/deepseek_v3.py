@@ -255,6 +255,23 @@ def weight_table(hf: dict[str, Any]) -> list[Row]:
     ]
 
 
+def copies(hf: dict[str, Any]) -> dict[str, str]:
+    """HF's names under which a checkpoint may repeat a weight, and the name of the weight repeated.
+
+    A multi-token-prediction layer shares the model's embedding and head; published checkpoints repeat both.
+    """
+    hf = read(hf)
+    first = hf["num_hidden_layers"]
+    return {
+        f"model.layers.{layer}.{copy}": repeated
+        for layer in range(first, first + hf["num_nextn_predict_layers"])
+        for copy, repeated in (
+            ("embed_tokens.weight", "model.embed_tokens.weight"),
+            ("shared_head.head.weight", "lm_head.weight"),
+        )
+    }
+
+
 def _attention_rows(hf: dict[str, Any]) -> list[Row]:
     hidden, heads = hf["hidden_size"], hf["num_attention_heads"]
     nope, rope, value = hf["qk_nope_head_dim"], hf["qk_rope_head_dim"], hf["v_head_dim"]

@@ -43,6 +43,9 @@ class Family(Protocol):
     def weight_table(self, hf: dict[str, Any]) -> list[Row]:
         """Every weight of the family."""
 
+    def copies(self, hf: dict[str, Any]) -> dict[str, str]:
+        """HF's names under which a checkpoint may repeat a weight, and the name of the weight repeated."""
+
 
 _FAMILIES = {
     "deepseek_v3": deepseek_v3,

@@ -111,3 +111,8 @@ def weight_table(hf: dict[str, Any]) -> list[Row]:
         *decoder.outer_rows(hf),
         *under(layer, "decoder.layers.{l}.", "model.layers.{l}.", layers=layers),
     ]
+
+
+def copies(hf: dict[str, Any]) -> dict[str, str]:
+    """HF's names under which a checkpoint may repeat a weight, and the name of the weight repeated."""
+    return decoder.tied_copies(read(hf))

@@ -115,6 +115,11 @@ def faults(hf: dict[str, Any], where: str = "model.hf") -> list[str]:
             f"{where}.num_experts_per_tok: was {full['num_experts_per_tok']};"
             f" there are num_experts = {full['num_experts']}"
         )
+    if full.get("num_experts_per_tok") == 1 and full["norm_topk_prob"]:
+        found.append(
+            f"{where}.norm_topk_prob: was True; with num_experts_per_tok = 1 it must be False: a weight"
+            " normalised to itself is always 1, which Megatron's router does not compute"
+        )
     return found
 
 
@@ -206,6 +211,11 @@ def weight_table(hf: dict[str, Any]) -> list[Row]:
         ),
         *under(_moe_rows(hf) if sparse else [], ours, theirs, layers=sparse),
     ]
+
+
+def copies(hf: dict[str, Any]) -> dict[str, str]:
+    """HF's names under which a checkpoint may repeat a weight, and the name of the weight repeated."""
+    return decoder.tied_copies(read(hf))
 
 
 def _moe_rows(hf: dict[str, Any]) -> list[Row]:

@@ -23,7 +23,7 @@ FIGURES = """
     timing_s/gen timing_s/update_actor timing_s/handover timing_s/step perf/throughput
 """
 RUN = ("run=cpu_zero", "name=short", *SHORT)
-WEIGHTS = {"config.json", "model-00001.safetensors", "model.safetensors.index.json"}
+WEIGHTS = {"config.json", "model-00001-of-00001.safetensors", "model.safetensors.index.json"}
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"}
 
 

@@ -90,6 +90,7 @@ def random_dense_fields(
             "decoder_sparse_step": draw.choice([1, 1, 2]),
             "mlp_only_layers": draw.choice([[], [0]]),
         }
+        fields["norm_topk_prob"] &= fields["num_experts_per_tok"] > 1
     fields |= fixed
     from r1mega.model.family import family_of
 
