@@ -142,7 +142,7 @@ def _layout(overrides: list[str], hf: dict[str, Any]) -> tuple[Config, Plan]:
         BadRun: overrides that mean nothing here, or a layout that the model does not fit.
     """
     from r1mega.__main__ import configurations
-    from r1mega.config import Backend, compose
+    from r1mega.config import compose
     from r1mega.model.family import family_of
     from r1mega.parallel.plan import faults_for, make_plan
 
@@ -156,7 +156,7 @@ def _layout(overrides: list[str], hf: dict[str, Any]) -> tuple[Config, Plan]:
     degrees = {name: getattr(config.parallel, name) for name in ("tp", "pp", "vpp", "ep", "etp", "cp", "dp")}
     plan, faults = make_plan(**degrees, ranks=ranks)
     if plan is not None:
-        faults += faults_for(plan, family_of(hf).shape(hf), on_cpu=config.cluster.backend is Backend.cpu)
+        faults += faults_for(plan, family_of(hf).shape(hf))
     if faults or plan is None:
         raise BadRun(faults)
     return config, plan

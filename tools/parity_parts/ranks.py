@@ -28,7 +28,7 @@ def run(scratch: Path) -> int:
     gpu = config.cluster.backend is Backend.cuda
     open_groups(plan, gpu=gpu, seed=config.seed, timeout_s=config.cluster.timeout_s)
     from r1mega.rollout.engines import EngineError
-    from r1mega.weights.folder import FolderError
+    from r1mega.weights.whole import FolderError
 
     rank = int(os.environ["RANK"])
     try:
