@@ -6,7 +6,8 @@ Megatron's arithmetic is replaced. It must run before any Megatron module is imp
 of them copy what they need at import.
 
 Where gloo is not NCCL, messages go another way to the same end: pipeline stages' are told apart by their
-direction, and collectives of unequal parts become exchanges of all with all.
+direction and waited for by who receives them, and collectives of unequal parts become exchanges of all
+with all. It takes the pipeline's messages to be of any length (`variable_seq_lengths`) and not overlapped.
 
 What it guarantees: a layer computes on CPU what it computes on GPU, in the same order of operations.
 What it refuses: to run where CUDA is available; there it would hide the GPU.
@@ -170,9 +171,8 @@ def _correct_megatron() -> None:
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
     token_dispatcher.maybe_move_tensor_to_cpu = _split_sizes_to_numpy
-    p2p_communication._batched_p2p_ops = lambda **messages: list(_exchange(**messages).values())
-    p2p_communication._p2p_ops = _exchange
-    p2p_communication.P2PCommunicator._communicate_shapes = _exchange_shapes
+    p2p_communication.P2PCommunicator._communicate_shapes = _send_and_receive_shapes
+    p2p_communication._batched_p2p_ops = _receive
     mappings._gather_along_first_dim = _unequal(mappings._gather_along_first_dim, _gather_unequal)
     mappings._reduce_scatter_along_first_dim = _unequal(
         mappings._reduce_scatter_along_first_dim, _reduce_scatter_unequal
@@ -188,52 +188,58 @@ _TO_NEXT, _TO_PREVIOUS = 1, 2
 """Tags. Of two pipeline stages, each is the other's next and previous; gloo matches what has the same tag by
 order alone, so an activation without one would be taken for a gradient."""
 
+_under_way: dict[int, list[Any]] = {}
+"""By tag, the last message sent: its shape and itself.
 
-def _exchange(
-    *,
-    tensor_send_prev: Tensor | None,
-    tensor_recv_prev: Tensor | None,
-    tensor_send_next: Tensor | None,
-    tensor_recv_next: Tensor | None,
-    group: dist.ProcessGroup,
-    prev_pipeline_rank: int,
-    next_pipeline_rank: int,
-) -> dict[str, dist.Work]:
-    """Start all messages between this stage and its neighbours; wait for none."""
-    messages: dict[str, tuple[Any, Tensor | None, int, int]] = {
-        "recv_prev": (dist.irecv, tensor_recv_prev, prev_pipeline_rank, _TO_NEXT),
-        "recv_next": (dist.irecv, tensor_recv_next, next_pipeline_rank, _TO_PREVIOUS),
-        "send_next": (dist.isend, tensor_send_next, next_pipeline_rank, _TO_NEXT),
-        "send_prev": (dist.isend, tensor_send_prev, prev_pipeline_rank, _TO_PREVIOUS),
-    }
-    return {
-        name: start(tensor, peer, group=group, tag=tag)
-        for name, (start, tensor, peer, tag) in messages.items()
-        if tensor is not None
-    }
+Gloo delivers a message when its receiver asks for it. A stage that waited for that could wait for a stage
+which waits for it, so a message is waited for only where the next one the same way would pass it.
+"""
 
 
-def _exchange_shapes(
+def _send(tensor: Tensor | None, peer: int, group: dist.ProcessGroup, tag: int) -> None:
+    if tensor is None:
+        return
+    for message in _under_way.pop(tag, []):
+        message.wait()
+    parts = torch.tensor(tensor.shape), tensor.detach()
+    _under_way[tag] = [dist.isend(part, peer, group=group, tag=tag) for part in parts]
+
+
+def _send_and_receive_shapes(
     self: Any,
     tensor_send_next: Tensor | None,
     tensor_send_prev: Tensor | None,
     recv_prev: bool,
     recv_next: bool,
 ) -> tuple[list[int], list[int]]:
-    """The shapes [T, 1, H] of what the previous and the next stage are about to send."""
-    prev, following = (torch.zeros(3, dtype=torch.int64) for _ in range(2))
-    messages = _exchange(
-        tensor_send_prev=None if tensor_send_prev is None else torch.tensor(tensor_send_prev.shape),
-        tensor_recv_prev=prev if recv_prev else None,
-        tensor_send_next=None if tensor_send_next is None else torch.tensor(tensor_send_next.shape),
-        tensor_recv_next=following if recv_next else None,
-        group=self.pp_group,
-        prev_pipeline_rank=self.prev_rank,
-        next_pipeline_rank=self.next_rank,
+    """Send to both neighbours all that goes to them; the shapes [T, 1, H] of what comes from them."""
+    _send(tensor_send_next, self.next_rank, self.pp_group, _TO_NEXT)
+    _send(tensor_send_prev, self.prev_rank, self.pp_group, _TO_PREVIOUS)
+    from_prev, from_next = (torch.zeros(3, dtype=torch.int64) for _ in range(2))
+    if recv_prev:
+        dist.recv(from_prev, self.prev_rank, group=self.pp_group, tag=_TO_NEXT)
+    if recv_next:
+        dist.recv(from_next, self.next_rank, group=self.pp_group, tag=_TO_PREVIOUS)
+    return from_prev.tolist(), from_next.tolist()
+
+
+def _receive(
+    *,
+    tensor_recv_prev: Tensor | None,
+    tensor_recv_next: Tensor | None,
+    group: dist.ProcessGroup,
+    prev_pipeline_rank: int,
+    next_pipeline_rank: int,
+    **sent: Tensor | None,
+) -> list[Any]:
+    """Begin to receive from both neighbours; what goes to them was sent with its shape."""
+    coming = (
+        (tensor_recv_prev, prev_pipeline_rank, _TO_NEXT),
+        (tensor_recv_next, next_pipeline_rank, _TO_PREVIOUS),
     )
-    for message in messages.values():
-        message.wait()
-    return prev.tolist(), following.tolist()
+    return [
+        dist.irecv(tensor, peer, group=group, tag=tag) for tensor, peer, tag in coming if tensor is not None
+    ]
 
 
 def _unequal(equal: Any, unequal: Any) -> Any:

@@ -40,7 +40,14 @@ class Grid:
         return found
 
     def groups(self, *along: str) -> list[list[int]]:
-        """The ranks that differ along these axes alone, a list each; all of them, in order."""
+        """The ranks that differ along these axes alone, a list each; all of them, in order.
+
+        Raises:
+            ValueError: an axis is not one of the grid's.
+        """
+        names = [name for name, _ in self.axes]
+        if not {*along} <= {*names}:
+            raise ValueError(f"groups along {', '.join(along)}: this grid has {', '.join(names)}")
         offsets = self._offsets([name in along for name, _ in self.axes])
         firsts = self._offsets([name not in along for name, _ in self.axes])
         return [[first + offset for offset in offsets] for first in firsts]
@@ -96,8 +103,11 @@ class Plan:
 
         Args:
             along: the axes it spans, of one grid: `tp`, `cp`, `dp`, `pp`, or `etp`, `ep`, `edp`, `pp`.
+
+        Raises:
+            ValueError: axes of both.
         """
-        grid = next(grid for grid in (self.grid, self.expert_grid) if {*along} <= dict(grid.axes).keys())
+        grid = self.grid if {*along} <= dict(self.grid.axes).keys() else self.expert_grid
         return grid.groups(*along)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -180,6 +181,13 @@ def test_every_size_that_does_not_divide_is_its_own_fault(tp, ep, pp):
     )
     faults = [fault for fault in faults_for(plan, sizes) if "layers" not in fault]
     assert [int(fault.split("model's ")[1].split()[0]) for fault in faults] == [8, 128, 256, 64, 32]
+
+
+@pytest.mark.parametrize("along", [("tp", "ep"), ("etp", "dp"), ("vpp",)])
+def test_a_group_is_of_one_grid(along):
+    plan, _ = plan_of(tp=2, ep=2, dp=2)
+    with pytest.raises(ValueError, match=f"groups along {', '.join(along)}: this grid has etp, ep, edp, pp"):
+        plan.groups(*along)
 
 
 def rollout_of(**degrees: int) -> RolloutPlan:
