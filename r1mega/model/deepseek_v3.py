@@ -3,7 +3,8 @@
 Multi-latent attention, fine-grained experts beside shared ones, a sigmoid router with group-limited
 top-k and an aux-loss-free bias, first layers dense, optional multi-token-prediction layers.
 
-The HF fields are those of DeepSeek-V3's own config.json. Importing this module needs no torch.
+The HF fields are those of DeepSeek-V3's own config.json. Its sequence-wise balance loss (`aux_loss_alpha`)
+takes a packed row for one sequence, as Megatron takes it. Importing this module needs no torch.
 """
 
 from __future__ import annotations

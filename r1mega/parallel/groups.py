@@ -11,11 +11,6 @@ import torch.distributed as dist
 from r1mega.parallel.plan import Plan
 
 
-def rank() -> int:
-    """This process's rank, as torchrun, srun or our own launcher set it."""
-    return int(os.environ["RANK"])
-
-
 def open_groups(plan: Plan, *, gpu: bool, seed: int, timeout_s: float) -> None:
     """Join the other ranks and open Megatron's groups; every rank of the plan must call it.
 

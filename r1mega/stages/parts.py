@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +37,6 @@ class Text:
     def decode(self, answers: list[list[int]]) -> list[str]:
         """The answers as text, without special tokens."""
         return list(self.tokenizer.decode_batch(answers, skip_special_tokens=True))
-
-    @cached_property
-    def vocabulary(self) -> int:
-        """Number of tokens."""
-        return int(self.tokenizer.get_vocab_size())
 
 
 def load_questions(config: Config) -> Questions:

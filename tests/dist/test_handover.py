@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.handover import BY_BYTES, FAULTS, engine_config, engine_fields, message, move_weights
-from support.models import new_policy, random_probe
+from support.models import new_policy, random_dense_fields, random_probe
 from support.ranks import free_ports, layout, run_ranks
 
 LIMIT = 1e-4
@@ -119,6 +119,41 @@ def together(ports: list[int], folder: Path, engines_are: dict[str, int]) -> dic
     return found
 
 
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"tie_word_embeddings": True},
+    "qwen2": {"tie_word_embeddings": False},
+    "qwen3": {"tie_word_embeddings": True},
+    "qwen3_moe": {"tie_word_embeddings": False, "mlp_only_layers": [0], "decoder_sparse_step": 1},
+}
+
+
+def every_family(ports: list[int], folder: Path) -> dict[str, Any]:
+    """Two ranks, one engine of two workers, for one small model of each family but DeepSeek's."""
+    found = {}
+    for number, (port, (kind, fixed)) in enumerate(zip(ports, FAMILIES.items(), strict=True)):
+        # What goes into experts and comes out of them by 32; keys of one head, which both workers get.
+        fields = random_dense_fields(
+            random.Random(number),
+            kind,
+            divisible_by=2,
+            hidden_size=64,
+            head_dim=32,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            num_hidden_layers=2,
+            **fixed,
+        )
+        config = engine_config(folder / kind, replicas=1, tensor_parallel=2)
+        config.folder.mkdir(parents=True, exist_ok=True)
+        with layout(port, **({"ep": 2} if kind == "qwen3_moe" else {"pp": 2} if kind == "llama" else {"tp": 2})) as plan:
+            from r1mega.stages.serving import open_engines
+
+            with open_engines(config, new_policy(fields, plan)) as engines:
+                engines.wait()
+                found[kind] = hand_over(plan, config, fields, engines, [])
+    return found
+
+
 WITH_DRAFT = {
     "num_nextn_predict_layers": 1,
     "n_routed_experts": 8,
@@ -191,6 +226,13 @@ def test_engines_score_as_the_trainer_whatever_its_layout_and_theirs(ranks: Any)
     for rank in ranks:
         for name in LAYOUTS:
             sound(rank[name])
+
+
+def test_every_family_is_handed_over(tmp_path: Path) -> None:
+    for rank in run_ranks(2, every_family, free_ports(len(FAMILIES)), tmp_path):
+        assert rank.keys() == FAMILIES.keys()
+        for found in rank.values():
+            sound(found)
 
 
 @pytest.mark.parametrize("fault", BY_BYTES)

@@ -63,7 +63,7 @@ def figures(code: int, *arguments: str | Path) -> Any:
 
 @pytest.mark.parametrize(
     ("model", "overrides", "layers"),
-    [("deepseek", ["parallel=tp2", "rollout.tensor_parallel=1"], 3), ("qwen", ["parallel=pp2"], 3)],
+    [("deepseek", ["parallel=tp2", "rollout.tensor_parallel=2"], 3), ("qwen", ["parallel=pp2"], 3)],
 )
 def test_three_sides_of_one_model_are_alike(
     models: Path, model: str, overrides: list[str], layers: int
