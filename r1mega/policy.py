@@ -401,6 +401,8 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
 
 def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: DistributedDataParallel) -> Any:
     row = next(rows)
+    # Megatron's auxiliary loss is a mean over tokens, which over none of them would be NaN.
+    masked = bool(row.samples) or not chunk.config.moe_aux_loss_coeff
     token_losses_1T = chunk(
         row.tokens_1T,
         row.positions_1T,
@@ -408,7 +410,7 @@ def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: Distribu
         labels=row.labels_1T,
         loss_mask=row.answer_mask_1T,
         packed_seq_params=row.packed,
-        padding_mask=row.padding_1T,
+        padding_mask=row.padding_1T if masked else None,
     )
     return token_losses_1T, partial(loss, row)
 

@@ -106,7 +106,7 @@ def make_row(
         labels_1T=here(tokens.roll(-1))[None],
         positions_1T=here(torch.cat([torch.arange(length) for length in lengths]))[None],
         answer_mask_1T=here(answers)[None],
-        padding_1T=here(~real)[None] if indices and not real.all() else None,
+        padding_1T=None if real.all() else here(~real)[None],
         packed=PackedSeqParams(
             qkv_format="thd",
             cu_seqlens_q=starts,
