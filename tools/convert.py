@@ -213,13 +213,14 @@ def _bar(what: str) -> Progress | None:
         return None
     from tqdm import tqdm
 
-    bar = tqdm(desc=what, unit="B", unit_scale=True, unit_divisor=1024)
+    bars: list[tqdm[Any]] = []
 
     def show(done: int, total: int) -> None:
-        bar.total = total
-        bar.update(done - bar.n)
+        if not bars:  # nothing is shown of what is refused before it begins
+            bars.append(tqdm(desc=what, total=total, unit="B", unit_scale=True, unit_divisor=1024))
+        bars[0].update(done - bars[0].n)
         if done == total:
-            bar.close()
+            bars[0].close()
 
     return show
 

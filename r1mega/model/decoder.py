@@ -93,7 +93,7 @@ def outer_rows(hf: dict[str, Any]) -> list[Row]:
     return [
         Row("embedding.word_embeddings.weight", (embedding,), ((words, hidden),), split=0),
         Row("decoder.final_layernorm.weight", ("model.norm.weight",), ((hidden,),)),
-        Row("output_layer.weight", (output,), ((words, hidden),), split=0, fused=output == embedding),
+        Row("output_layer.weight", (output,), ((words, hidden),), split=0),
     ]
 
 

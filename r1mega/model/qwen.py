@@ -106,6 +106,12 @@ def faults(hf: dict[str, Any], where: str = "model.hf") -> list[str]:
         return found
     full = fields.read(hf)
     found = decoder.head_faults(full, where)
+    heads, size = full["num_attention_heads"], full["head_dim"]
+    if fields is FIELDS["qwen2"] and size is not None and size * heads != full["hidden_size"]:
+        found.append(
+            f"{where}.head_dim: was {size}; Qwen2's heads are hidden_size / num_attention_heads ="
+            f" {full['hidden_size'] / heads:g} wide, and vLLM takes no other"
+        )
     if full["rope_scaling"]:
         found.append(
             f"{where}.rope_scaling: was {full['rope_scaling']}; must be null: this version stretches no Qwen"

@@ -23,7 +23,7 @@ def held_on_paper(table: Sequence[Row], plan: Plan, layers: int) -> dict[Box, li
         plan: the training layout.
         layers: of the model.
     """
-    held: dict[Box, list[int]] = defaultdict(list)
+    held: dict[Box, set[int]] = defaultdict(set)  # one rank may have a tied embedding twice
     by_tp, by_expert = _ranks_by_shard(plan)
     for row in table:
         if row.fused or row.served is not Served.engine:
@@ -38,8 +38,8 @@ def held_on_paper(table: Sequence[Row], plan: Plan, layers: int) -> dict[Box, li
                 ranks_of = [[rank for ranks in ranks_of for rank in ranks]]
             for shard, ranks in enumerate(ranks_of):
                 for part in row.parts(names, shard, len(ranks_of)):
-                    held[Box(part.name, part.start, part.size)] += ranks
-    return held
+                    held[Box(part.name, part.start, part.size)].update(ranks)
+    return {box: sorted(ranks) for box, ranks in held.items()}
 
 
 def needed_on_paper(

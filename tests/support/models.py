@@ -92,6 +92,8 @@ def random_dense_fields(
         }
         fields["norm_topk_prob"] &= fields["num_experts_per_tok"] > 1
     fields |= fixed
+    if kind == "qwen2":  # whose heads are always of this size
+        fields["hidden_size"] = fields["num_attention_heads"] * fields["head_dim"]
     from r1mega.model.family import family_of
 
     assert family_of(fields).faults(fields) == []
