@@ -26,7 +26,8 @@ from torch import Tensor
 
 from r1mega.weights import fp8
 from r1mega.weights.pieces import Piece
-from r1mega.weights.source import MegatronSource, TensorMeta
+from r1mega.weights.quantised import QuantisedSource, Source
+from r1mega.weights.source import TensorMeta
 from r1mega.weights.whole import FolderError, from_first_rank, whole_folder
 
 FILE_BYTES = 4 * 1024**3
@@ -243,7 +244,7 @@ def _same(files: _Files, shape: tuple[int, ...], name: str, other: str) -> bool:
 
 def write(
     folder: Path,
-    source: MegatronSource,
+    source: Source,
     config: dict[str, Any],
     copies: Mapping[str, str],
     *,
@@ -267,7 +268,9 @@ def write(
     Raises:
         FolderError: on every rank; the folder is there and not empty.
     """
-    written = {meta.name: _written(meta, copies, fp8_blocks) for meta in source.metadata()}
+    if fp8_blocks:
+        source = QuantisedSource(source)
+    written = {meta.name: _written(meta, copies) for meta in source.metadata()}
     files = _files(written, file_bytes)
     with whole_folder(folder, beside) as partial:
         _write_files(partial, source, written, files, progress)
@@ -281,11 +284,8 @@ def write(
             (partial / "config.json").write_text(json.dumps(config | quantised, indent=1))
 
 
-def _written(meta: TensorMeta, copies: Mapping[str, str], fp8_blocks: bool) -> list[TensorMeta]:
-    """What is written of one tensor of the model: itself, its scales, its copies."""
-    if fp8_blocks and fp8.is_quantised(meta.name):
-        scales = TensorMeta(meta.name + fp8.SCALE, torch.float32, fp8.scale_shape(meta.shape))
-        return [TensorMeta(meta.name, fp8.DTYPE, meta.shape), scales]
+def _written(meta: TensorMeta, copies: Mapping[str, str]) -> list[TensorMeta]:
+    """What is written of one tensor of the source: itself and its copies."""
     names = [meta.name, *(name for name, repeated in copies.items() if repeated == meta.name)]
     return [TensorMeta(name, meta.dtype, meta.shape) for name in names]
 
@@ -312,7 +312,7 @@ def _files(written: Mapping[str, Sequence[TensorMeta]], file_bytes: int) -> dict
 
 def _write_files(
     folder: Path,
-    source: MegatronSource,
+    source: Source,
     written: Mapping[str, Sequence[TensorMeta]],
     files: Mapping[str, Sequence[str]],
     progress: Progress | None,
@@ -334,10 +334,6 @@ def _write_files(
 
 
 def _made(tensor: Tensor, metas: Sequence[TensorMeta]) -> dict[str, Tensor]:
-    """The tensors to write of one of the model's, on the CPU, in memory of their own."""
-    if metas[0].dtype == fp8.DTYPE:
-        made: Sequence[Tensor] = [part.cpu() for part in fp8.quantise(tensor)]
-    else:
-        # Copied even on the CPU: the group's buffer must not live on in a tensor that waits for its file.
-        made = [tensor.to("cpu", copy=True) for _ in metas]
-    return {meta.name: part for meta, part in zip(metas, made, strict=True)}
+    """The tensors to write of one of the source's, on the CPU, in memory of their own."""
+    # Copied even on the CPU: the group's buffer must not live on in a tensor that waits for its file.
+    return {meta.name: tensor.to("cpu", copy=True) for meta in metas}

@@ -16,6 +16,7 @@ from support.models import read_folder
 from r1mega.weights import fp8
 from r1mega.weights.folder import read, write
 from r1mega.weights.pieces import Piece, Place
+from r1mega.weights.quantised import QuantisedSource
 from r1mega.weights.source import TensorMeta
 from r1mega.weights.table import Served
 from r1mega.weights.whole import FolderError
@@ -51,6 +52,18 @@ def one_rank() -> Iterator[None]:
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield
     dist.destroy_process_group()
+
+
+def test_a_quantised_source_streams_what_it_declares() -> None:
+    quantised = QuantisedSource(Source())
+    streamed = dict(quantised)
+    declared = {meta.name: (meta.dtype, meta.shape) for meta in quantised.metadata()}
+    assert list(streamed) == list(declared)
+    assert {name: (x.dtype, tuple(x.shape)) for name, x in streamed.items()} == declared
+    assert streamed.keys() - WEIGHTS.keys() == {PROJECTION + fp8.SCALE}
+    error = fp8.dequantise(streamed[PROJECTION], streamed[PROJECTION + fp8.SCALE]) - WEIGHTS[PROJECTION]
+    assert 0 < error.abs().max() <= WEIGHTS[PROJECTION].abs().max() / 16
+    assert all(streamed[name] is tensor for name, tensor in WEIGHTS.items() if name != PROJECTION)
 
 
 def written(folder: Path, **options: Any) -> Path:
