@@ -53,9 +53,7 @@ def on_paper(plan: Any, config: Any, policy: Any, handover: Any) -> dict[str, tu
     from r1mega.weights.transfer import Box
 
     table, shape = policy.family.weight_table(policy.hf), policy.family.shape(policy.hf)
-    rollout = RolloutPlan(
-        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
-    )
+    rollout = RolloutPlan(replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1)
     holders = served_to_engine(policy.source.holders)
     workers = range(len(handover.workers.paths))
     return {
@@ -145,22 +143,15 @@ def every_family(ports: list[int], folder: Path) -> dict[str, Any]:
         )
         config = engine_config(folder / kind, replicas=1, tensor_parallel=2)
         config.folder.mkdir(parents=True, exist_ok=True)
-        with layout(port, **({"ep": 2} if kind == "qwen3_moe" else {"pp": 2} if kind == "llama" else {"tp": 2})) as plan:
+        with layout(
+            port, **({"ep": 2} if kind == "qwen3_moe" else {"pp": 2} if kind == "llama" else {"tp": 2})
+        ) as plan:
             from r1mega.stages.serving import open_engines
 
             with open_engines(config, new_policy(fields, plan)) as engines:
                 engines.wait()
                 found[kind] = hand_over(plan, config, fields, engines, [])
     return found
-
-
-WITH_DRAFT = {
-    "num_nextn_predict_layers": 1,
-    "n_routed_experts": 8,
-    "n_group": 4,
-    "topk_group": 2,
-    "num_experts_per_tok": 4,
-}
 
 
 def beside_vllm(source: Any) -> dict[str, Any]:

@@ -86,7 +86,12 @@ def models() -> dict[str, dict[str, Any]]:
         "decoder_sparse_step": 1,
         "mlp_only_layers": [0],
     }
-    shared_heads = {"divisible_by": 2, "num_hidden_layers": 4, "num_key_value_heads": 2, "num_attention_heads": 4}
+    shared_heads = {
+        "divisible_by": 2,
+        "num_hidden_layers": 4,
+        "num_key_value_heads": 2,
+        "num_attention_heads": 4,
+    }
     return {
         "groups": random_fields(draw, **common, **groups, n_shared_experts=2),
         "draft": random_fields(draw, **common, **draft, rope_scaling=None),
@@ -188,7 +193,11 @@ def minus(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def fits(ranks: int, degrees: dict[str, int], model: str) -> bool:
     """Whether the model is replayed so; a dense one has no experts to deal out or to split."""
-    return model in ("groups", "draft") if ranks > 2 else model in SPARSE or degrees.keys().isdisjoint({"ep", "etp"})
+    return (
+        model in ("groups", "draft")
+        if ranks > 2
+        else model in SPARSE or degrees.keys().isdisjoint({"ep", "etp"})
+    )
 
 
 CASES = [
