@@ -39,10 +39,31 @@ def _chat(preamble: str, after_question: str) -> str:
     )
 
 
+def _chat_ml(example: str, working: str) -> str:
+    """The turns of models trained on ChatML (SmolLM2, Qwen), after one example of the form asked for.
+
+    A model too small to follow an instruction still copies an example.
+    """
+    opening = (
+        f"<|im_start|>user\\n{example}<|im_end|>\\n<|im_start|>assistant\\n{working}<|im_end|>\\n"
+    )
+    return (
+        f"{{{{ '{opening}' }}}}"
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "r1_zero": _chat(_R1_ZERO, ". "),  # R1-Zero's own
         "short": _chat("", "\\n"),  # a few tokens, for models too small to read instructions
+        "chat_sum": _chat_ml(
+            "Calculate 8 + 5 + 1.",
+            "<think>8 + 5 = 13, 13 + 1 = 14</think> <answer>14</answer>",
+        ),
     }
 )
 """Chat template by name."""

@@ -35,7 +35,8 @@ def short(demo):
     return build(lexicon(demo.train, "short"))
 
 
-@pytest.fixture(scope="module", params=sorted(TEMPLATES))
+# chat_sum is for models that bring a tokenizer with ChatML's tokens; these two are asked in plain words.
+@pytest.fixture(scope="module", params=["r1_zero", "short"])
 def folder(request, demo, tmp_path_factory):
     """A saved tokenizer beside a model of the DeepSeek-V3 family."""
     path = tmp_path_factory.mktemp(request.param)
