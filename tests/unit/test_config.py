@@ -48,9 +48,7 @@ LEAVES = leaves(composed())
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_every_run_composes_and_is_sound(
-    run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no model has been fetched
     config = compose(CONF, [f"run={run}"])
     if config.stage is Stage.evaluate:

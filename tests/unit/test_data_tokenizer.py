@@ -156,4 +156,6 @@ def test_the_papers_template_is_word_for_word():
 
 def test_an_unknown_template_is_a_fault_that_names_the_known_ones():
     assert check_template("short") == []
-    assert check_template("qwen") == ["data.template: was qwen; must be a template, it may be r1_zero, short"]
+    assert check_template("qwen") == [
+        "data.template: was qwen; must be a template, it may be chat_sum, r1_zero, short"
+    ]
