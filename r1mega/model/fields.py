@@ -8,6 +8,7 @@ from typing import Any
 
 SAY_NOTHING = frozenset(
     {
+        "_model_name_or_path",
         "_name_or_path",
         "architectures",
         "attention_dropout",
@@ -22,6 +23,7 @@ SAY_NOTHING = frozenset(
         "rope_parameters",
         "torch_dtype",
         "transformers_version",
+        "unk_token_id",
         "use_cache",
     }
 )

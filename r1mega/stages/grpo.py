@@ -98,8 +98,9 @@ def train(
         grading = judging.submit(grader, batch)
         with timing("old_log_prob"):
             old_logps = policy.score(batch.samples, config.rollout.temperature)
-        with timing("ref"), policy.using(reference):
-            ref_logps = policy.score(batch.samples, config.rollout.temperature)
+        with timing("ref"):
+            # Without a penalty the reference is not asked; `actor/kl_loss` is then from the rollout's policy.
+            ref_logps = _score_under(policy, reference, batch, config) if grpo.kl_coefficient else old_logps
         with timing("reward"):
             components = judging.collect(grading, len(batch.texts))
         rewards_PG = judging.rewards(components, config.reward.weights, grpo.samples_per_prompt)
@@ -153,6 +154,13 @@ def _sample(
         max_answer_tokens=config.rollout.max_answer_tokens,
     )
     return sampling.collect(engines, text, questions, ticket, requests)
+
+
+def _score_under(
+    policy: Policy, weights: list[Tensor], batch: sampling.Batch, config: Config
+) -> list[Tensor]:
+    with policy.using(weights):
+        return policy.score(batch.samples, config.rollout.temperature)
 
 
 def _token_values(

@@ -31,8 +31,9 @@ def refused(folder: Path, *arguments: str, **environment: str) -> str:
         (["run=cpu_zero", "parallel.ep=3"], ["parallel: ", "8 experts cannot be divided by ep = 3"]),
         (["run=cpu_zero", "parallel.tp=0"], ["parallel.tp: was 0"]),
         (["run=cpu_zero", "model.init_from=no/where"], ["model.init_from: was no/where; no such folder"]),
-        (["run=nowhere"], ["run=nowhere", "choices: cpu_evaluate, cpu_pretrain, cpu_zero"]),
-        ([], ["run: must be given", "choices: cpu_evaluate, cpu_pretrain, cpu_zero"]),
+        (["run=smollm2_zero"], ["no such folder yet; make it with: make smollm2"]),
+        (["run=nowhere"], ["run=nowhere", "choices: cpu_evaluate, cpu_pretrain, cpu_zero, smollm2_zero"]),
+        ([], ["run: must be given", "choices: cpu_evaluate, cpu_pretrain, cpu_zero, smollm2_zero"]),
         (["run=cpu_zero", "seed=["], ["seed=["]),
     ],
 )

@@ -48,11 +48,17 @@ LEAVES = leaves(composed())
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_every_run_composes_and_is_sound(run: str, tmp_path: Path) -> None:
+def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where no model has been fetched
     config = compose(CONF, [f"run={run}"])
     if config.stage is Stage.evaluate:
         with pytest.raises(BadRun, match=r"model\.init_from: was null; must be the folder"):
             check(config, ranks=None)
+    elif config.model.init_from is not None:
+        # The one fault: nothing else is wrong with the run.
+        with pytest.raises(BadRun, match=r"^model\.init_from: was models/.*; make it with: make \w+$"):
+            check(config, ranks=None)
+        assert config.parallel.dp == 2
     else:
         assert check(config, ranks=None).world_size == 2
 

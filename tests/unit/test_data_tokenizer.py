@@ -35,7 +35,8 @@ def short(demo):
     return build(lexicon(demo.train, "short"))
 
 
-@pytest.fixture(scope="module", params=sorted(TEMPLATES))
+# chat_sum is for models that bring a tokenizer with ChatML's tokens; these two are asked in plain words.
+@pytest.fixture(scope="module", params=["r1_zero", "short"])
 def folder(request, demo, tmp_path_factory):
     """A saved tokenizer beside a model of the DeepSeek-V3 family."""
     path = tmp_path_factory.mktemp(request.param)
@@ -155,4 +156,6 @@ def test_the_papers_template_is_word_for_word():
 
 def test_an_unknown_template_is_a_fault_that_names_the_known_ones():
     assert check_template("short") == []
-    assert check_template("qwen") == ["data.template: was qwen; must be a template, it may be r1_zero, short"]
+    assert check_template("qwen") == [
+        "data.template: was qwen; must be a template, it may be chat_sum, r1_zero, short"
+    ]
