@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import signal
 import socket
 import subprocess
@@ -112,15 +113,18 @@ def _result(folder: Path, rank: int) -> Any:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports on which nothing listens, each another."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """Ports on which nothing listens, each another.
+
+    Not of those that the system hands out by itself: a layout's is opened late, when the sockets of the
+    layouts before it may have been given it.
+    """
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(10_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found += [port] if port not in found else []
+    return found
 
 
 def plan_of(**degrees: int) -> Any:
