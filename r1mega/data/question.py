@@ -19,7 +19,9 @@ class Question:
     `id` is short and stable over runs, `text` the question as asked, `answer` the reference answer
     ("" where many answers are right and only the task's verifier can tell). `task` names the
     reasoning-gym task, `parameters` are that task's, and `entry` is what its generator returned,
-    for its verifier; a question from a prompt file has an empty `entry`.
+    for its verifier; a question from a prompt file has an empty `entry`. `language` is the one that
+    its answer's thought is to be in, and `kind` says what rewards it: "reasoning", "general" or
+    "safety".
     """
 
     id: str
@@ -28,6 +30,8 @@ class Question:
     task: str
     entry: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
     parameters: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    language: str = "en"
+    kind: str = "reasoning"
 
 
 @final
