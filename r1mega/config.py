@@ -22,8 +22,13 @@ class Stage(StrEnum):
     """What a run does; each is a file in `r1mega/stages`."""
 
     pretrain = "pretrain"
+    sft = "sft"
     grpo = "grpo"
+    reject = "reject"
+    reward_model = "reward_model"
     evaluate = "evaluate"
+    world = "world"
+    pipeline = "pipeline"
 
 
 class Dtype(StrEnum):
@@ -143,6 +148,35 @@ class PretrainConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class SftConfig:
+    """Supervised fine-tuning on dialogues: cold start, rejection-sampled data, distillation."""
+
+    data_files: list[str] = field(default_factory=list)
+    """Dialogues, JSONL or parquet (docs/data.md); of several files, all rows together."""
+    epochs: int = 2
+    samples_per_update: int = 64
+    token_budget: int | None = None
+    """Training ends with the update that reaches so many tokens; None: with the last epoch."""
+    # Given, so that a run of another stage need not name it; the paper's (5e-6 to a tenth, by cosine).
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-6, min_lr_ratio=0.1))
+
+
+@dataclass(kw_only=True, slots=True)
+class RejectConfig:
+    """Rejection sampling: what a policy answers well becomes data to fine-tune on."""
+
+    questions: int = 1000
+    """Training questions asked."""
+    samples_per_question: int = 16
+    kept_per_question: int = 1
+    """At most so many of a question's good answers are kept, chosen at random."""
+    longest_paragraph_words: int = 200
+    """A thought with a longer paragraph is no pleasure to read, and goes."""
+    review_file: str | None = None
+    """A `review.jsonl` that a person has edited: its rows are taken instead of sampling anew."""
+
+
+@dataclass(kw_only=True, slots=True)
 class RolloutConfig:
     """The vLLM engines that generate."""
 
@@ -180,6 +214,14 @@ class GrpoConfig:
     kl_coefficient: float = 1e-3
     reference_refresh_updates: int = 400
     """The reference becomes the policy every so many updates."""
+    token_budget: int | None = None
+    """Training ends with the rollout that reaches so many trained tokens; None: with the last rollout."""
+    longer_after_update: int | None = None
+    """From this update on answers may be `longer_answer_tokens` long; None: never."""
+    longer_answer_tokens: int | None = None
+    model_rewards_after_update: int = 0
+    """Until so many updates are done the reward models' components earn nothing: long optimisation against
+    them finds their holes (arXiv 2501.12948: only the last 400 of 1,700 updates have them)."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
 
@@ -193,9 +235,16 @@ class TrainConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RewardConfig:
-    """Rule rewards: named components, each with its weight in the sum."""
+    """Named components, each with its weight in the sum, by the kind of question that is asked."""
 
-    weights: dict[str, float] = field(default_factory=lambda: {"accuracy": 1.0, "format": 1.0})
+    weights: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {"reasoning": {"accuracy": 1.0, "format": 1.0}}
+    )
+    """By kind of question (reasoning, general, safety), the weight of each component."""
+    helpful_model: str | None = None
+    """Folder of the reward model behind the component `helpful`, which reads the final summary."""
+    harmless_model: str | None = None
+    """Folder of the reward model behind the component `harmless`, which reads the whole answer."""
     workers: int = 1
     """Processes of each rank that grade answers."""
     time_limit_s: float = 2.0
@@ -204,8 +253,14 @@ class RewardConfig:
 
 @dataclass(kw_only=True, slots=True)
 class EvalConfig:
-    """Pass@1 and cons@k on the held-out questions."""
+    """Pass@1, cons@k and the other measures on the held-out questions, or on a benchmark's."""
 
+    models: dict[str, str] = field(default_factory=dict)
+    """Folders of models to evaluate one after another, by name; empty: the one of model.init_from."""
+    benchmark: str | None = None
+    """A benchmark of r1mega/data/benchmarks.py; None: the run's own held-out questions."""
+    benchmark_file: str | None = None
+    """Its questions, in the published schema."""
     questions: int = 256
     samples_per_question: int = 16
     temperature: float = 0.6
@@ -261,6 +316,8 @@ class Config:
     handover: HandoverConfig = field(default_factory=HandoverConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    reject: RejectConfig = field(default_factory=RejectConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -23,11 +23,17 @@ BY_ANSWER: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
 )
 """Components that verify an answer: name -> how it is read out of the text."""
 
+BY_MODEL = ("helpful", "harmless")
+"""Components that a reward model judges; the stage that holds the models adds them."""
+
+KINDS = ("reasoning", "general", "safety")
+"""The kinds of question, each rewarded by weights of its own."""
+
 METRICS = frozenset({"accuracy_any_format"})
 """Components that are watched and never rewarded: weighing them would pay for broken form."""
 
 NAMES = (*BY_ANSWER, *BY_FORM)
-"""Every component."""
+"""Every component that is computed here."""
 
 
 def score(
@@ -57,22 +63,29 @@ def combine(components: Mapping[str, float], weights: Mapping[str, float]) -> fl
     return sum(weight * components[name] for name, weight in weights.items())
 
 
-def check_weights(weights: Mapping[str, float]) -> list[str]:
-    """Every fault of `reward.weights`."""
-    faults = [fault for name, weight in weights.items() for fault in _faults(name, weight)]
-    if not any(weights.values()):
-        faults.append("reward.weights: was all zero; must weigh a reward, or no answer could earn any")
+def check_weights(by_kind: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Every fault of `reward.weights`: by kind of question, the weight of each component."""
+    faults = [
+        f"reward.weights.{kind}: must be a kind of question, it may be {', '.join(KINDS)}"
+        for kind in by_kind
+        if kind not in KINDS
+    ]
+    for kind, weights in by_kind.items():
+        key = f"reward.weights.{kind}"
+        faults += [fault for name, weight in weights.items() for fault in _faults(key, name, weight)]
+        if not any(weights.values()):
+            faults.append(f"{key}: was all zero; must weigh a reward, or no answer could earn any")
     return faults
 
 
-def _faults(name: str, weight: float) -> list[str]:
-    rewards = sorted(set(NAMES) - METRICS)
+def _faults(key: str, name: str, weight: float) -> list[str]:
+    rewards = sorted({*NAMES, *BY_MODEL} - METRICS)
     if name in METRICS:
-        return [f"reward.weights.{name}: was {weight}; must be left out, it is a metric and no reward"]
-    if name not in NAMES:
+        return [f"{key}.{name}: was {weight}; must be left out, it is a metric and no reward"]
+    if name not in rewards:
         close = get_close_matches(name, rewards, n=1)
         hint = f"did you mean {close[0]}?" if close else f"it may be {', '.join(rewards)}"
-        return [f"reward.weights.{name}: was {weight}; must be a reward, {hint}"]
+        return [f"{key}.{name}: was {weight}; must be a reward, {hint}"]
     if not (math.isfinite(weight) and weight >= 0):
-        return [f"reward.weights.{name}: was {weight}; must be a number of at least 0"]
+        return [f"{key}.{name}: was {weight}; must be a number of at least 0"]
     return []

@@ -81,7 +81,7 @@ def test_a_misspelt_key_is_named(key: str, at: int, letter: str) -> None:
     parts = wrong.split(".")
     assume(wrong not in LEAVES and "" not in parts)
     # Below these a user may put keys of his own.
-    assume(not wrong.startswith(("model.hf.", "pretrain.mixture.", "reward.weights.")))
+    assume(not wrong.startswith(("model.hf.", "pretrain.mixture.", "reward.weights.", "eval.models.")))
     [fault] = faults(f"{wrong}=1")
     assert fault.startswith(f"{wrong}=1: ")
     assert "\n" not in fault
@@ -138,7 +138,7 @@ def test_a_run_must_be_named() -> None:
         ("eval.questions=513", "eval.questions: was 513; data.held_out_questions holds 512"),
         ("precision.dtype=bf16", "precision.dtype: was bf16; on cpu it must be fp32"),
         ("cluster.backend=cuda", "cluster.backend: was cuda;"),
-        ("reward.weights.accurcy=1.0", "reward.weights.accurcy"),
+        ("+reward.weights.reasoning.accurcy=1.0", "reward.weights.reasoning.accurcy"),
         ("pretrain.mixture.right=2", "pretrain.mixture.right: was 2.0; must be a share"),
         ("data.template=shrt", "data.template: was shrt"),
         ("+model.hf.scoring_func=softmax", "model.hf.scoring_func: was 'softmax'"),

@@ -40,19 +40,20 @@ def test_the_reward_is_the_weighed_sum():
 
 
 def test_weights_are_checked_whole():
-    assert check_weights({"accuracy": 1.0, "format": 1.0}) == []
-    assert check_weights({"accuracy": 1.0, "format": 0.0}) == []
-    (metric,) = METRICS
-    faults = check_weights({"acuracy": 1.0, metric: 1.0, "format": -1.0, "accuracy": float("nan")})
-    assert faults == [
-        "reward.weights.acuracy: was 1.0; must be a reward, did you mean accuracy?",
-        f"reward.weights.{metric}: was 1.0; must be left out, it is a metric and no reward",
-        "reward.weights.format: was -1.0; must be a number of at least 0",
-        "reward.weights.accuracy: was nan; must be a number of at least 0",
+    assert check_weights({"reasoning": {"accuracy": 1.0, "format": 1.0}}) == []
+    assert check_weights({"reasoning": {"accuracy": 1.0, "format": 0.0}, "general": {"helpful": 1.0}}) == []
+    metric = sorted(METRICS)[0]
+    wrong = {"acuracy": 1.0, metric: 1.0, "format": -1.0, "accuracy": float("nan")}
+    assert check_weights({"reasoning": wrong, "gossip": {"format": 1.0}}) == [
+        "reward.weights.gossip: must be a kind of question, it may be reasoning, general, safety",
+        "reward.weights.reasoning.acuracy: was 1.0; must be a reward, did you mean accuracy?",
+        f"reward.weights.reasoning.{metric}: was 1.0; must be left out, it is a metric and no reward",
+        "reward.weights.reasoning.format: was -1.0; must be a number of at least 0",
+        "reward.weights.reasoning.accuracy: was nan; must be a number of at least 0",
     ]
 
 
 @pytest.mark.parametrize("weights", [{}, {"accuracy": 0.0}])
 def test_a_reward_of_nothing_is_a_fault(weights):
-    (fault,) = check_weights(weights)
-    assert fault.startswith("reward.weights: was all zero")
+    (fault,) = check_weights({"general": weights})
+    assert fault.startswith("reward.weights.general: was all zero")
