@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from r1mega.data.corpus import check_corpus_tasks, check_mixture
-from r1mega.data.prompts import PromptFileError, read_prompts
+from r1mega.data.files import DataFileError
+from r1mega.data.prompts import read_prompts
 from r1mega.data.task_checks import check_tasks
 from r1mega.data.templates import check_template
 
@@ -33,7 +34,7 @@ def data_faults(
 def _file_faults(path: str) -> list[str]:
     try:
         read_prompts(path)
-    except PromptFileError as error:
+    except DataFileError as error:
         return list(error.shown)
     return []
 

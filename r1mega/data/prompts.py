@@ -1,56 +1,65 @@
-"""Questions from a file of one's own: JSONL, one object with `question` and `answer` a line.
+"""Questions for RL from a file of one's own, JSONL or parquet.
 
-An optional `id` names a question; other keys are let be. Reading guarantees distinct texts and ids
-and reports every bad line at once, by file and line. It refuses bad JSON, missing, empty or
-non-text values, text that is not UTF-8, an id used twice, and one question with two different
-answers. A question that is repeated with the same answer is kept once, with a warning; blank lines
-are skipped.
+Formats: r1mega's own (`question`, `answer`), verl's (`data_source`, `prompt`, `ability`,
+`reward_model`, `extra_info`), TRL's (`prompt` and one of `answer`, `ground_truth`, `solution`, the
+first there is) and OpenAI's chat (`messages`, whose last turn, the assistant's, is the reference). To
+each may come `id`, `language` ("en" or "zh"), `kind` and `entry`, the tests of a programming question
+(`code_tests`); other keys are let be. A system turn stands before the question, parted from it by a
+blank line.
+
+A question without `kind` is for reasoning; verl's `ability` says it too. Reasoning needs a reference
+answer or tests; general and safety questions are judged by reward models and do without.
+
+Reading guarantees distinct texts and ids and reports every bad row at once, by file and line. It
+refuses, besides what `files` and `formats` refuse: missing, empty or non-text values, several turns
+of the user, an id used twice, and one question with two different answers. A question that is
+repeated with the same answer is kept once, with a warning.
 """
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from r1mega.data import code_tests
+from r1mega.data.chat import LANGUAGES, Conversation, answered, as_text, asked
+from r1mega.data.fields import Fields
+from r1mega.data.formats import Format, Reading
 from r1mega.data.question import Question, Questions, question_id
 from r1mega.data.tasks import TooFewQuestionsError, shuffled
 
 TASK = "prompts_file"
-"""The `task` of questions that come from a file; they are graded by math-verify."""
-_SHOWN = 50
+"""The `task` of questions that come from a file; those without tests are graded by math-verify."""
+KINDS = ("reasoning", "general", "safety")
+"""What a question's `kind` may be."""
 
-_log = logging.getLogger(__name__)
+_REASONING = frozenset(
+    "math maths mathematics code coding programming logic logical reasoning science stem physics"
+    " chemistry biology puzzle".split()
+)
+_CODE = frozenset({"code", "coding", "programming"})
+_SAFETY = frozenset({"safety", "harmless", "harmlessness"})
+_GSM8K = "\n#### "
 
 
-class PromptFileError(ValueError):
-    """A prompts file that cannot be used.
+def read_prompts(path: str | Path, language_of: Callable[[str], str] = lambda _: "en") -> list[Question]:
+    """The file's questions in its order. Raises `DataFileError`.
 
-    `faults` has one line each; `shown` are the first of them, and str() is `shown`, ready to print.
+    `language_of` a question's text is its language where the row names none.
     """
-
-    def __init__(self, faults: Sequence[str]) -> None:
-        self.faults = tuple(faults)
-        more = len(faults) - _SHOWN
-        self.shown = (*faults[:_SHOWN], *([f"... and {more} more"] if more > 0 else []))
-        super().__init__("\n".join(self.shown))
-
-
-def read_prompts(path: str | Path) -> list[Question]:
-    """The file's questions in its order. Raises `PromptFileError`."""
-    reader = _Reader(str(path))
-    for number, line in enumerate(_lines(path), start=1):
-        if line.strip():
-            reader.add(number, line)
-    if not (reader.faults or reader.by_text):
-        reader.faults.append(f"{path}: holds no question")
-    if reader.faults:
-        raise PromptFileError(reader.faults)
-    if reader.repeats:
-        _log.warning("%s: %d repeated questions were kept once each", path, reader.repeats)
-    return list(reader.by_text.values())
+    reading = Reading(path, _FORMATS, "question")
+    line_of_id: dict[str, int] = {}
+    for number, read in reading:
+        question = read if read.language else replace(read, language=language_of(read.text))
+        claim = question.answer, repr(question.entry), question.kind
+        if reading.keep(number, question, question.text, claim, "answer, tests or kind"):
+            first = line_of_id.setdefault(question.id, number)
+            if first != number:
+                reading.wrong(number, f"id {question.id!r} is that of line {first}")
+    return reading.finish()
 
 
 def split(questions: Sequence[Question], train: int, held_out: int, seed: int) -> Questions:
@@ -68,87 +77,101 @@ def split(questions: Sequence[Question], train: int, held_out: int, seed: int) -
     return Questions(train=mixed[held_out : held_out + train], held_out=mixed[:held_out])
 
 
-def _lines(path: str | Path) -> list[bytes]:
-    try:
-        return Path(path).read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise PromptFileError([f"{path}: cannot be read ({error.strerror})"]) from error
+def _own(fields: Fields, where: str) -> Question:
+    kind, entry = _kind(fields), _entry(fields)
+    answer = _reference(fields, "answer", kind, entry)
+    return _question(fields, (("user", fields.text("question")),), answer, kind, entry)
 
 
-class _Reader:
-    """Takes the lines of one file, keeping questions and faults."""
-
-    def __init__(self, path: str) -> None:
-        self.faults: list[str] = []
-        self.by_text: dict[str, Question] = {}
-        self.repeats = 0
-        self._path = path
-        self._line_of_text: dict[str, int] = {}
-        self._line_of_id: dict[str, int] = {}
-
-    def add(self, number: int, line: bytes) -> None:
-        try:
-            question = _parse(line)
-        except ValueError as error:
-            self.faults.append(f"{self._path}:{number}: {error}")
-            return
-        known = self.by_text.get(question.text)
-        if known is not None:
-            self._add_repeat(number, question, known)
-        elif question.id in self._line_of_id:
-            first = self._line_of_id[question.id]
-            self.faults.append(f"{self._path}:{number}: id {question.id!r} is that of line {first}")
-        else:
-            self.by_text[question.text] = question
-            self._line_of_text[question.text] = self._line_of_id[question.id] = number
-
-    def _add_repeat(self, number: int, question: Question, known: Question) -> None:
-        self.repeats += 1
-        if question.answer != known.answer:
-            first = self._line_of_text[question.text]
-            self.faults.append(
-                f"{self._path}:{number}: the question of line {first} again, with another answer"
-            )
+def _trl(fields: Fields, where: str) -> Question:
+    kind, entry = _kind(fields), _entry(fields)
+    key = fields.first("answer", "ground_truth", "solution")
+    answer = _reference(fields, key, kind, entry)
+    return _question(fields, _one_turn(fields, "prompt", asked(fields, "prompt")), answer, kind, entry)
 
 
-def _parse(line: bytes) -> Question:
-    """The question of one line. Raises ValueError with the fault."""
-    try:
-        row = json.loads(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"not UTF-8 (byte {error.start + 1} of the line)") from error
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} (column {error.colno})") from error
-    except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
-        raise ValueError(f"not usable JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"must be an object with question and answer, is {_kind(row)}")
-    faults = [f for key in ("question", "answer", "id") for f in _value_faults(row, key)]
-    if faults:
-        raise ValueError("; ".join(faults))
+def _verl(fields: Fields, where: str) -> Question:
+    reward, extra = fields.inner("reward_model"), fields.inner("extra_info")
+    ability = set(re.split("[^a-z]+", (fields.optional_text("ability") or "").lower()))
+    kind, answer = _kind(fields, _kind_of_ability(ability)), ""
+    entry = _entry(fields) or _entry(extra)
+    if extra.has("tests") and not entry:
+        entry = code_tests.read_entry(fields, "extra_info")
+    elif ability & _CODE and not entry:
+        entry = code_tests.read_verl(reward, "ground_truth")
+    if not ability & _CODE:
+        answer = _reference(reward, "ground_truth", kind, entry)
+    return _question(fields, _one_turn(fields, "prompt", asked(fields, "prompt")), answer, kind, entry)
+
+
+def _chat(fields: Fields, where: str) -> Question:
+    kind, entry = _kind(fields), _entry(fields)
+    if _may_lack_answer(kind, entry) and _ends_with_user(fields.values.get("messages")):
+        turns, answer = asked(fields, "messages"), ""
+    else:
+        turns, answer = answered(fields, "messages")
+    return _question(fields, _one_turn(fields, "messages", turns), answer, kind, entry)
+
+
+def _question(fields: Fields, turns: Conversation, answer: str, kind: str, entry: dict[str, Any]) -> Question:
+    text = as_text(turns)
     return Question(
-        id=row.get("id") or question_id(row["question"]),
-        text=row["question"],
-        answer=row["answer"],
+        id=fields.optional_text("id") or question_id(text.encode("utf-8", "replace").decode()),
+        text=text,
+        answer=answer,
         task=TASK,
+        entry=entry,
+        language=fields.choice("language", LANGUAGES) or "",
+        kind=kind,
     )
 
 
-def _value_faults(row: dict[str, Any], key: str) -> list[str]:
-    if key not in row:
-        return [] if key == "id" else [f"{key} is missing"]
-    value = row[key]
-    if not isinstance(value, str):
-        return [f"{key} must be a text, is {_kind(value)}"]
-    if not value.strip():
-        return [f"{key} is empty"]
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return [f"{key} holds half of a surrogate pair"]
-    return []
+def _one_turn(fields: Fields, key: str, turns: Conversation) -> Conversation:
+    asking = [role for role, _ in turns if role != "system"]
+    if len(asking) > 1:
+        fields.wrong(
+            key, f"must ask once, in one turn of the user; holds {len(asking)} turns before the answer"
+        )
+    return turns
 
 
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
-    return "null" if value is None else names.get(type(value), "a number")
+def _kind(fields: Fields, otherwise: str = "reasoning") -> str:
+    return fields.choice("kind", KINDS) or otherwise
+
+
+def _kind_of_ability(words: set[str]) -> str:
+    """What verl's `ability`, as words, makes of a question; reasoning if it says nothing."""
+    if words & _REASONING or not any(words):
+        return "reasoning"
+    return "safety" if words & _SAFETY else "general"
+
+
+def _entry(fields: Fields) -> dict[str, Any]:
+    return code_tests.read_entry(fields, "entry") if fields.has("entry") else {}
+
+
+def _reference(fields: Fields, key: str, kind: str, entry: dict[str, Any]) -> str:
+    """The reference answer, "" where there is none and need be none."""
+    if _may_lack_answer(kind, entry) and fields.values.get(key) in (None, ""):
+        return ""
+    answer = fields.text(key)
+    if _GSM8K in answer:
+        fields.wrong(key, "holds GSM8K's mark ####: keep only what follows it")
+    return answer
+
+
+def _may_lack_answer(kind: str, entry: dict[str, Any]) -> bool:
+    return kind != "reasoning" or bool(entry)
+
+
+def _ends_with_user(messages: Any) -> bool:
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return isinstance(last, dict) and last.get("role") == "user"
+
+
+_FORMATS = (
+    Format("r1mega", (("question",),), _own),
+    Format("verl", (("prompt",), ("reward_model",)), _verl),
+    Format("TRL", (("prompt",),), _trl),
+    Format("OpenAI chat", (("messages",),), _chat),
+)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from r1mega.data.prompts import PromptFileError, read_prompts, split
+from r1mega.data.files import DataFileError
+from r1mega.data.prompts import read_prompts, split
 from r1mega.data.tasks import TooFewQuestionsError
 
 
@@ -57,11 +58,11 @@ def test_every_bad_line_is_reported_at_once(write):
         row("z?", id=7),
         '{"question": "q?", "answer": ' + "9" * 5_000 + "}",
     )
-    with pytest.raises(PromptFileError) as caught:
+    with pytest.raises(DataFileError) as caught:
         read_prompts(path)
     expected = {
         2: "not JSON: Expecting property name",
-        3: "must be an object with question and answer, is a list",
+        3: "must be an object, is a list",
         4: "answer is missing",
         5: "answer must be a text, is a number",
         6: "question is empty; answer is empty",
@@ -79,18 +80,18 @@ def test_every_bad_line_is_reported_at_once(write):
 
 
 def test_a_message_of_many_faults_stays_readable(write):
-    with pytest.raises(PromptFileError) as caught:
+    with pytest.raises(DataFileError) as caught:
         read_prompts(write(*["{"] * 500))
     assert len(caught.value.faults) == 500
     assert str(caught.value).endswith("... and 450 more")
 
 
 def test_missing_and_empty_files_are_refused(write, tmp_path):
-    with pytest.raises(PromptFileError, match=r"nowhere\.jsonl: cannot be read \(No such file"):
+    with pytest.raises(DataFileError, match=r"nowhere\.jsonl: cannot be read \(No such file"):
         read_prompts(tmp_path / "nowhere.jsonl")
-    with pytest.raises(PromptFileError, match="holds no question"):
+    with pytest.raises(DataFileError, match="holds no question"):
         read_prompts(write("", "  "))
-    with pytest.raises(PromptFileError, match="cannot be read"):
+    with pytest.raises(DataFileError, match="cannot be read"):
         read_prompts(tmp_path)
 
 
