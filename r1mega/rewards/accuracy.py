@@ -1,8 +1,9 @@
 """Whether a given answer is right: a task's own verifier, or math-verify against the reference.
 
 A question with a reasoning-gym `entry` is verified by the task that asked it, and is right only at
-full score: partial credit for prose around a number never counts. Any other is right if it reads
-like the reference answer or is mathematically equal to it.
+full score: partial credit for prose around a number never counts. A multiple-choice question's entry
+is {"kind": "choice", "letter": "B"}. Any other is right if it reads like the reference answer or is
+mathematically equal to it.
 
 `verify` may compute for ever on a hostile answer, take all memory, or evaluate what the answer
 says (some verifiers parse expressions with eval): it belongs into a worker of `grader`, and sets
@@ -15,6 +16,7 @@ import logging
 from typing import Any, Protocol
 
 from r1mega import gym
+from r1mega.rewards.choice import choice_of
 
 _MAX_CHARACTERS = 1_000  # a longer text is no answer, and costs no worker's time
 _tasks: dict[tuple[str, str], Any] = {}  # verifiers made so far, by task and parameters
@@ -33,6 +35,8 @@ class Gradable(Protocol):
     def entry(self) -> dict[str, Any]: ...
     @property
     def parameters(self) -> dict[str, Any]: ...
+    @property
+    def language(self) -> str: ...
 
 
 def worth_verifying(given: str | None) -> bool:
@@ -45,6 +49,8 @@ def verify(question: Gradable, given: str | None) -> bool:
     if given is None or not worth_verifying(given):
         return False
     try:
+        if question.entry.get("kind") == "choice":
+            return choice_of(given) == question.entry["letter"]
         if question.entry:
             return _by_task(question, given)
         return _same_text(question.answer, given) or _equal(question.answer, given)

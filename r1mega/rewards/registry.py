@@ -1,8 +1,8 @@
 """The reward components by name, and how they add up to one reward.
 
-A component judges the form of a text, or reads an answer out of it that is then verified. Some of
-those are rewards, which a run may weigh; the others are metrics only. A truncated answer earns 0
-in each.
+A component judges the form of a text, how it suits the question, or an answer read out of it that is
+then verified. Some of those are rewards, which a run may weigh; the others are metrics only. A
+truncated answer earns 0 in each.
 """
 
 from __future__ import annotations
@@ -14,9 +14,18 @@ from types import MappingProxyType
 
 from r1mega.rewards import format as form
 from r1mega.rewards.accuracy import Gradable, verify
+from r1mega.rewards.language import consistency, is_mixed
+from r1mega.rewards.reflection import reflects
 
-BY_FORM: Mapping[str, Callable[[str], float]] = MappingProxyType({"format": form.score})
+BY_FORM: Mapping[str, Callable[[str], float]] = MappingProxyType(
+    {"format": form.score, "mixed_language": is_mixed, "reflects": reflects}
+)
 """Components that look at the text alone: name -> its score."""
+
+BY_QUESTION: Mapping[str, Callable[[Gradable, str], float]] = MappingProxyType(
+    {"language": lambda question, text: consistency(text, question.language)}
+)
+"""Components that hold the text against what the question asks for: name -> its score."""
 
 BY_ANSWER: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
     {"accuracy": form.answer_of, "accuracy_any_format": form.answer_any_format}
@@ -29,10 +38,10 @@ BY_MODEL = ("helpful", "harmless")
 KINDS = ("reasoning", "general", "safety")
 """The kinds of question, each rewarded by weights of its own."""
 
-METRICS = frozenset({"accuracy_any_format"})
-"""Components that are watched and never rewarded: weighing them would pay for broken form."""
+METRICS = frozenset({"accuracy_any_format", "mixed_language", "reflects"})
+"""Components that are watched and never rewarded: weighing them would pay for broken form or empty words."""
 
-NAMES = (*BY_ANSWER, *BY_FORM)
+NAMES = (*BY_ANSWER, *BY_FORM, *BY_QUESTION)
 """Every component that is computed here."""
 
 
@@ -50,7 +59,8 @@ def score(
     if truncated:
         return dict.fromkeys(NAMES, 0.0)
     answers = {name: float(verified(question, read(text))) for name, read in BY_ANSWER.items()}
-    return answers | {name: judge(text) for name, judge in BY_FORM.items()}
+    forms = {name: float(judge(text)) for name, judge in BY_FORM.items()}
+    return answers | forms | {name: judge(question, text) for name, judge in BY_QUESTION.items()}
 
 
 def answers_in(text: str, truncated: bool = False) -> set[str | None]:

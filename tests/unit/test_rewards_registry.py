@@ -22,8 +22,17 @@ EIGHT = Question("s", "4 + 4 =", "8", "chain_sum", ENTRY)
 )
 def test_components_are_judged_each_for_itself(text, accuracy, lenient, form):
     expected = {"accuracy": accuracy, "accuracy_any_format": lenient, "format": form}
-    assert score(EIGHT, text) == expected
-    assert set(expected) == set(NAMES)
+    found = score(EIGHT, text)
+    assert {name: found[name] for name in expected} == expected
+    assert set(found) == set(NAMES)
+
+
+def test_language_is_held_against_the_question():
+    text = "<think> wait, 再 add </think> <answer> 8 </answer>"
+    chinese = Question("z", "四加四", "8", "chain_sum", ENTRY, language="zh")
+    assert score(EIGHT, text)["language"] == pytest.approx(2 / 3)
+    assert score(chinese, text)["language"] == pytest.approx(1 / 3)
+    assert (score(chinese, text)["mixed_language"], score(chinese, text)["reflects"]) == (1.0, 1.0)
 
 
 def test_a_truncated_answer_earns_nothing_and_is_not_verified():
