@@ -128,9 +128,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _json_row(number: int, line: bytes) -> Row | BadRow | None:
-    if len(line) <= LIMIT_BYTES and not line.strip():
+    if not line.strip():
         return None
     try:
-        return Row(number, parse(line))
+        return Row(number, parse(line.rstrip(b"\r\n")))
     except NotUsable as error:
         return BadRow(number, str(error))

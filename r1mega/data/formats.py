@@ -115,9 +115,7 @@ class Reading(Generic[T]):
             _log.info("%s: %ss as in %s", self._path, self._noun, fitting[0])
         first, where = self._format
         if fitting[0] is not first:
-            raise _Unclear(
-                f"has the format of {fitting[0]}, but line {where} that of {first}: use one a file"
-            )
+            raise _Unclear(f"is in the format of {fitting[0]}, but line {where} in that of {first}: keep one")
         return first
 
     def _nearest(self, keys: set[str]) -> Format[T]:

@@ -36,11 +36,9 @@ TASK = "prompts_file"
 KINDS = ("reasoning", "general", "safety")
 """What a question's `kind` may be."""
 
-_REASONING = frozenset(
-    "math maths mathematics code coding programming logic logical reasoning science stem physics"
-    " chemistry biology puzzle".split()
-)
 _CODE = frozenset({"code", "coding", "programming"})
+_REASONING = _CODE | {"math", "maths", "mathematics", "logic", "logical", "reasoning", "puzzle"}
+_REASONING |= {"science", "stem", "physics", "chemistry", "biology"}
 _SAFETY = frozenset({"safety", "harmless", "harmlessness"})
 _GSM8K = "\n#### "
 
@@ -79,20 +77,21 @@ def split(questions: Sequence[Question], train: int, held_out: int, seed: int) -
 
 def _own(fields: Fields, where: str) -> Question:
     kind, entry = _kind(fields), _entry(fields)
-    answer = _reference(fields, "answer", kind, entry)
-    return _question(fields, (("user", fields.text("question")),), answer, kind, entry)
+    turns = (("user", fields.text("question")),)
+    return _question(fields, turns, _reference(fields, "answer", kind, entry), kind, entry)
 
 
 def _trl(fields: Fields, where: str) -> Question:
     kind, entry = _kind(fields), _entry(fields)
+    turns = _one_turn(fields, "prompt", asked(fields, "prompt"))
     key = fields.first("answer", "ground_truth", "solution")
-    answer = _reference(fields, key, kind, entry)
-    return _question(fields, _one_turn(fields, "prompt", asked(fields, "prompt")), answer, kind, entry)
+    return _question(fields, turns, _reference(fields, key, kind, entry), kind, entry)
 
 
 def _verl(fields: Fields, where: str) -> Question:
     reward, extra = fields.inner("reward_model"), fields.inner("extra_info")
     ability = set(re.split("[^a-z]+", (fields.optional_text("ability") or "").lower()))
+    turns = _one_turn(fields, "prompt", asked(fields, "prompt"))
     kind, answer = _kind(fields, _kind_of_ability(ability)), ""
     entry = _entry(fields) or _entry(extra)
     if extra.has("tests") and not entry:
@@ -101,7 +100,7 @@ def _verl(fields: Fields, where: str) -> Question:
         entry = code_tests.read_verl(reward, "ground_truth")
     if not ability & _CODE:
         answer = _reference(reward, "ground_truth", kind, entry)
-    return _question(fields, _one_turn(fields, "prompt", asked(fields, "prompt")), answer, kind, entry)
+    return _question(fields, turns, answer, kind, entry)
 
 
 def _chat(fields: Fields, where: str) -> Question:
@@ -129,9 +128,7 @@ def _question(fields: Fields, turns: Conversation, answer: str, kind: str, entry
 def _one_turn(fields: Fields, key: str, turns: Conversation) -> Conversation:
     asking = [role for role, _ in turns if role != "system"]
     if len(asking) > 1:
-        fields.wrong(
-            key, f"must ask once, in one turn of the user; holds {len(asking)} turns before the answer"
-        )
+        fields.wrong(key, f"must ask in one turn of the user, holds {len(asking)} turns before the answer")
     return turns
 
 
