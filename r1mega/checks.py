@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from r1mega.config import Backend, BadRun, Config, Dtype, Stage
+from r1mega.config import Backend, BadRun, Config, Dtype, RewardKind, Stage
 from r1mega.model.family import family_faults, family_of
+from r1mega.model.scalar import is_scalar
 from r1mega.parallel.plan import (
     Plan,
     Topology,
@@ -25,21 +28,26 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """What vLLM 0.32's attention on a CPU is compiled for."""
 
 
-def check(config: Config, ranks: int | None) -> Plan:
+Coming = Mapping[str, dict[str, Any] | None]
+"""Paths that an earlier stage of a pipeline will make: the HF fields of a model, None for anything else."""
+
+
+def check(config: Config, ranks: int | None, coming: Coming = MappingProxyType({})) -> Plan:
     """The layout of the run's ranks, if nothing is wrong with the run; see `topology`."""
-    return topology(config, ranks).training
+    return topology(config, ranks, coming).training
 
 
-def topology(config: Config, ranks: int | None) -> Topology:
+def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyType({})) -> Topology:
     """The layout of both sides, if nothing is wrong with the run.
 
     Args:
         ranks: how many an outer launcher started; None where the run starts its own.
+        coming: what need not be there yet; the stage that reads it is checked again when it starts.
 
     Raises:
         BadRun: with every fault found.
     """
-    hf, faults = model_fields(config)
+    hf, faults = model_fields(config, coming)
     faults += _stage_faults(config)
     plan, layout_faults = make_plan(
         tp=config.parallel.tp,
@@ -70,19 +78,47 @@ def topology(config: Config, ranks: int | None) -> Topology:
             f"rollout.max_context_tokens: was {longest}; the model's max_position_embeddings ="
             f" {hf['max_position_embeddings']} must hold it"
         )
+    if hf is not None and is_scalar(hf) and config.stage is not Stage.reward_model:
+        faults.append(
+            f"model.init_from: was {config.model.init_from}; it is a reward model ({hf['architectures'][0]}),"
+            " which predicts no tokens; give a causal model's folder"
+        )
     if hf is not None and on_cpu:
         faults += _head_faults(hf)
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
-        faults += _batch_faults(config)
+        faults += _batch_faults(config) + _judge_faults(config)
+        faults += _judge_folder_faults(config, plan) if plan is not None else []
+    # Of what is not there yet, a fault can say nothing else.
+    faults = [fault for fault in faults if not any(path in fault for path in coming)]
     if faults or plan is None or rollout is None:
         raise BadRun(faults)
     return Topology(plan, rollout)
 
 
-def model_fields(config: Config) -> tuple[dict[str, Any] | None, list[str]]:
-    """The model's HF fields, from its folder or the run; None where they are at fault."""
+def inputs(config: Config) -> dict[str, str]:
+    """Every path that the run reads, by its key."""
+    named = {
+        "model.init_from": config.model.init_from,
+        "data.prompts_file": config.data.prompts_file,
+        "reject.review_file": config.reject.review_file,
+        "reward_model.data_file": config.reward_model.data_file,
+        "reward.helpful_model": config.reward.helpful_model,
+        "reward.harmless_model": config.reward.harmless_model,
+        "eval.benchmark_file": config.eval.benchmark_file,
+        **{f"eval.models.{name}": folder for name, folder in config.eval.models.items()},
+        **{f"sft.data_files[{i}]": file for i, file in enumerate(config.sft.data_files)},
+    }
+    return {key: path for key, path in named.items() if path is not None}
+
+
+def model_fields(
+    config: Config, coming: Coming = MappingProxyType({})
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """The model's HF fields, from its folder or the run; None where they are at fault or unknown."""
     faults: list[str] = []
+    if config.model.init_from in coming:
+        return coming[config.model.init_from], []
     if config.model.init_from is None:
         hf, where = config.model.hf, "model.hf"
     else:
@@ -115,12 +151,20 @@ def _read_folder(folder: Path, made_by: str | None) -> tuple[dict[str, Any], lis
 
 
 def _stage_faults(config: Config) -> list[str]:
-    given = config.model.init_from
-    if config.stage is Stage.evaluate and given is None:
-        return ["model.init_from: was null; must be the folder of the model to evaluate"]
-    if config.stage is Stage.pretrain and given is not None:
+    given, stage = config.model.init_from, config.stage
+    if stage is Stage.pretrain and given is not None:
         return [f"model.init_from: was {given}; must be null, pre-training starts from fresh weights"]
+    if stage in _FROM_A_MODEL and given is None:
+        return [f"model.init_from: was null; must be the folder of the model to {_FROM_A_MODEL[stage]}"]
     return []
+
+
+_FROM_A_MODEL = {
+    Stage.sft: "fine-tune",
+    Stage.reject: "sample from",
+    Stage.reward_model: "make a reward model of",
+    Stage.evaluate: "evaluate",
+}
 
 
 def _head_faults(hf: dict[str, Any]) -> list[str]:
@@ -151,6 +195,16 @@ def _number_faults(config: Config) -> list[str]:
         "grpo.reference_refresh_updates": config.grpo.reference_refresh_updates,
         "reward.workers": config.reward.workers,
         "reward.time_limit_s": config.reward.time_limit_s,
+        "sft.epochs": config.sft.epochs,
+        "sft.samples_per_update": config.sft.samples_per_update,
+        "sft.optimizer.lr": config.sft.optimizer.lr,
+        "reward_model.epochs": config.reward_model.epochs,
+        "reward_model.samples_per_update": config.reward_model.samples_per_update,
+        "reward_model.optimizer.lr": config.reward_model.optimizer.lr,
+        "reject.questions": config.reject.questions,
+        "reject.samples_per_question": config.reject.samples_per_question,
+        "reject.kept_per_question": config.reject.kept_per_question,
+        "reject.paragraph_words": config.reject.paragraph_words,
         "eval.questions": config.eval.questions,
         "eval.samples_per_question": config.eval.samples_per_question,
         "cluster.threads_per_rank": config.cluster.threads_per_rank,
@@ -159,6 +213,8 @@ def _number_faults(config: Config) -> list[str]:
         "pretrain.optimizer.lr": config.pretrain.optimizer.lr,
         "grpo.optimizer.lr": config.grpo.optimizer.lr,
     }
+    budgets = {"sft.token_budget": config.sft.token_budget, "grpo.token_budget": config.grpo.token_budget}
+    positive |= {key: budget for key, budget in budgets.items() if budget is not None}
     faults = [f"{key}: was {value}; must be above 0" for key, value in positive.items() if value <= 0]
     not_negative = {
         "seed": config.seed,
@@ -172,18 +228,32 @@ def _number_faults(config: Config) -> list[str]:
     for key, value in {"rollout.top_p": config.rollout.top_p, "eval.top_p": config.eval.top_p}.items():
         if not 0 < value <= 1:
             faults.append(f"{key}: was {value}; must be above 0 and at most 1")
-    if config.rollout.max_context_tokens <= config.rollout.max_answer_tokens:
-        faults.append(
-            f"rollout.max_context_tokens: was {config.rollout.max_context_tokens};"
-            " must leave room for a prompt"
-            f" beside rollout.max_answer_tokens = {config.rollout.max_answer_tokens}"
-        )
+    faults += _answer_length_faults(config)
     if config.train.tokens_per_microbatch < config.rollout.max_context_tokens:
         faults.append(
             f"train.tokens_per_microbatch: was {config.train.tokens_per_microbatch}; must hold one sample of"
             f" rollout.max_context_tokens = {config.rollout.max_context_tokens}"
         )
     return faults
+
+
+def _answer_length_faults(config: Config) -> list[str]:
+    lengths = {"rollout.max_answer_tokens": config.rollout.max_answer_tokens}
+    update, longer = config.grpo.longer_after_update, config.grpo.longer_answer_tokens
+    faults = []
+    if (update is None) != (longer is None):
+        faults.append(
+            f"grpo.longer_after_update: was {update}, and grpo.longer_answer_tokens {longer};"
+            " both must be given, or neither"
+        )
+    elif longer is not None:
+        lengths["grpo.longer_answer_tokens"] = longer
+    return faults + [
+        f"rollout.max_context_tokens: was {config.rollout.max_context_tokens};"
+        f" must leave room for a prompt beside {key} = {tokens}"
+        for key, tokens in lengths.items()
+        if config.rollout.max_context_tokens <= tokens
+    ]
 
 
 def _row_faults(config: Config, plan: Plan) -> list[str]:
@@ -244,15 +314,62 @@ def _machine_faults(config: Config) -> list[str]:
 
 def _folder_faults(config: Config) -> list[str]:
     """What a run reads may not lie in its own folder, which it empties first."""
-    paths = {"model.init_from": config.model.init_from, "data.prompts_file": config.data.prompts_file}
     return [
         f"{key}: was {path}; must be outside {config.folder}, which this run empties, or name another run"
-        for key, path in paths.items()
-        if path is not None and Path(path).resolve().is_relative_to(config.folder.resolve())
+        for key, path in inputs(config).items()
+        if Path(path).resolve().is_relative_to(config.folder.resolve())
     ]
 
 
 def _data_faults(config: Config) -> list[str]:
+    if config.stage in (Stage.grpo, Stage.reject, Stage.evaluate, Stage.pretrain):
+        return _question_faults(config)
+    if config.stage is Stage.sft:
+        return _dialogue_faults(config)
+    if config.stage is Stage.reward_model:
+        return _preference_faults(config)
+    return []
+
+
+def _preference_faults(config: Config) -> list[str]:
+    from r1mega.data.files import DataFileError
+    from r1mega.data.preferences import read_preferences
+    from r1mega.data.safety import read_safety_labels
+    from r1mega.data.templates import check_template
+
+    plan = config.reward_model
+    faults = check_template(config.data.template)
+    if not 0 < plan.held_out < 1:
+        faults.append(f"reward_model.held_out: was {plan.held_out}; must be a share between 0 and 1")
+    if plan.least_score_gap < 0:
+        faults.append(f"reward_model.least_score_gap: was {plan.least_score_gap}; must be at least 0")
+    if plan.data_file is None:
+        wanted = "preference pairs" if plan.kind is RewardKind.helpfulness else "safety labels"
+        return [*faults, f"reward_model.data_file: was null; must name a file of {wanted}"]
+    try:
+        (read_preferences if plan.kind is RewardKind.helpfulness else read_safety_labels)(plan.data_file)
+    except DataFileError as error:
+        faults += error.shown
+    return faults
+
+
+def _dialogue_faults(config: Config) -> list[str]:
+    from r1mega.data.dialogues import read_dialogues
+    from r1mega.data.files import DataFileError
+    from r1mega.data.templates import check_template
+
+    faults = check_template(config.data.template)
+    if not config.sft.data_files:
+        faults.append("sft.data_files: was empty; must name the files of dialogues to learn")
+    for file in config.sft.data_files:
+        try:
+            read_dialogues(file)
+        except DataFileError as error:
+            faults += error.shown
+    return faults
+
+
+def _question_faults(config: Config) -> list[str]:
     from r1mega.data.faults import data_faults
     from r1mega.rewards.registry import check_weights
 
@@ -271,6 +388,40 @@ def _data_faults(config: Config) -> list[str]:
             f" data.held_out_questions holds {data.held_out_questions}"
         )
     return faults
+
+
+def _judge_faults(config: Config) -> list[str]:
+    """A component of a reward model needs the model, and a model its component."""
+    folders = {"helpful": config.reward.helpful_model, "harmless": config.reward.harmless_model}
+    weighed = {name for weights in config.reward.weights.values() for name in weights if weights[name]}
+    faults = [
+        f"reward.{name}_model: was null; reward.weights has {name}, so it must be a reward model's folder"
+        for name, folder in folders.items()
+        if name in weighed and folder is None
+    ]
+    return faults + [
+        f"reward.{name}_model: was {folder}; no kind of question in reward.weights has {name}"
+        for name, folder in folders.items()
+        if folder is not None and name not in weighed
+    ]
+
+
+def _judge_folder_faults(config: Config, plan: Plan) -> list[str]:
+    from r1mega.reward_folder import reward_model_faults
+
+    given = config.model.init_from
+    named = {
+        "reward.helpful_model": (config.reward.helpful_model, RewardKind.helpfulness),
+        "reward.harmless_model": (config.reward.harmless_model, RewardKind.harmlessness),
+    }
+    return [
+        fault
+        for key, (folder, kind) in named.items()
+        if folder is not None
+        for fault in reward_model_faults(
+            key, Path(folder), kind=kind, tokenizer=Path(given) if given else None, plan=plan
+        )
+    ]
 
 
 def _split_faults(config: Config, prompts_file: str) -> list[str]:

@@ -10,7 +10,7 @@ Importing this module costs a few milliseconds: no torch, no Megatron, no vLLM.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,13 @@ class Stage(StrEnum):
     evaluate = "evaluate"
     world = "world"
     pipeline = "pipeline"
+
+
+class RewardKind(StrEnum):
+    """What a reward model judges; the paper reads the summary for the one, the whole answer for the other."""
+
+    helpfulness = "helpfulness"
+    harmlessness = "harmlessness"
 
 
 class Dtype(StrEnum):
@@ -170,10 +177,29 @@ class RejectConfig:
     samples_per_question: int = 16
     kept_per_question: int = 1
     """At most so many of a question's good answers are kept, chosen at random."""
-    longest_paragraph_words: int = 200
-    """A thought with a longer paragraph is no pleasure to read, and goes."""
+    paragraph_words: int = 300
+    """A thought with a longer paragraph is not readable, and is left out."""
     review_file: str | None = None
     """A `review.jsonl` that a person has edited: its rows are taken instead of sampling anew."""
+
+
+@dataclass(kw_only=True, slots=True)
+class RewardModelConfig:
+    """A scalar head over the layers of `model.init_from`, taught by pairs or by safety labels."""
+
+    kind: RewardKind = RewardKind.helpfulness
+    """`helpfulness` learns from pairs, by a pairwise loss; `harmlessness` from labels, point-wise."""
+    data_file: str | None = None
+    """Preference pairs or safety labels, JSONL or parquet (docs/data.md)."""
+    least_score_gap: float = 1.0
+    """Pairs whose scores differ by no more are left out; those that come without scores are kept."""
+    held_out: float = 0.1
+    """Share of the rows that is set apart to measure on, with all rows of the same prompts."""
+    epochs: int = 1
+    samples_per_update: int = 256
+    """Pairs, or labelled answers."""
+    # Given, so that a run of another stage need not name it; the paper's.
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=6e-6))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -299,6 +325,53 @@ class ClusterConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class PipelineStageConfig:
+    """One stage of a pipeline: a run of its own, and which earlier stages' work it reads."""
+
+    run: str = MISSING
+    """A file of `conf/run`, as in run=..."""
+    reads: dict[str, Any] = field(default_factory=dict)
+    """Key of the run that names a file or folder -> `stage/artifact`, or a list of them."""
+    overrides: list[str] = field(default_factory=list)
+    """Further overrides of the run, as on the command line."""
+
+
+@dataclass(init=False, repr=False, eq=False)
+class PipelineConfig:
+    """Runs that feed each other, by name; `r1mega/stages/pipeline.py` runs them.
+
+    One key is named `from`, as one would say it. Python keeps that word for itself, so the field is put
+    in by hand, what `dataclass` writes from names is written here, and code reads the key as `start`.
+    """
+
+    stages: dict[str, PipelineStageConfig] = field(default_factory=dict)
+    overrides: list[str] = field(default_factory=list)
+    """Overrides of every stage's run. Those of the command line are given to every stage as well."""
+    plan_only: bool = False
+    """Print what is done and what would run, and stop."""
+    submit: bool = False
+    """Hand the stages to Slurm, a job each, instead of running them here."""
+    __annotations__["from"] = "str | None"  # the stage to run again, with all that depends on it
+    vars()["from"] = None
+
+    def __init__(self, **given: Any) -> None:
+        for item in fields(self):
+            default = item.default_factory() if callable(item.default_factory) else item.default
+            setattr(self, item.name, given.pop(item.name, default))
+        if given:
+            raise TypeError(f"no such keys: {', '.join(given)}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PipelineConfig) and vars(self) == vars(other)
+
+    @property
+    def start(self) -> str | None:
+        """The value of `from`."""
+        value: str | None = vars(self)["from"]
+        return value
+
+
+@dataclass(kw_only=True, slots=True)
 class Config:
     """A whole run."""
 
@@ -318,12 +391,19 @@ class Config:
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reject: RejectConfig = field(default_factory=RejectConfig)
+    reward_model: RewardModelConfig = field(default_factory=RewardModelConfig)
     grpo: GrpoConfig = field(default_factory=GrpoConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     data: DataConfig = field(default_factory=DataConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    pipeline: PipelineConfig = field(default_factory=PipelineConfig)
+
+    def __post_init__(self) -> None:
+        # Models that are compared are of one architecture and speak one tokenizer's tokens: the first's.
+        if self.model.init_from is None and self.eval.models:
+            self.model.init_from = next(iter(self.eval.models.values()))
 
     @property
     def folder(self) -> Path:
@@ -335,6 +415,7 @@ class BadRun(ValueError):
     """A run that cannot be; the message lists why, ready to print."""
 
     def __init__(self, faults: Sequence[str]) -> None:
+        self.faults = list(faults)
         super().__init__(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults]))
 
 
@@ -412,7 +493,7 @@ def to_yaml(config: Config) -> str:
 def _hint(key: str, folder: Path) -> str:
     """What stands where the key was looked for; empty where the key itself is right."""
     import difflib
-    from dataclasses import fields, is_dataclass
+    from dataclasses import is_dataclass
 
     if (folder / key).is_dir():
         return f"; {_choices(folder, key)}"

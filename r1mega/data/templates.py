@@ -8,7 +8,7 @@ read as Jinja.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -75,6 +75,21 @@ def render(name: str, question: str) -> str:
     return str(
         _compiled(name).render(messages=[{"role": "user", "content": question}], add_generation_prompt=True)
     )
+
+
+def render_dialogue(name: str, messages: Sequence[tuple[str, str]], answer: str, end: str) -> tuple[str, str]:
+    """The prompt that `messages` of (role, text) make, and what follows it when `answer` is given.
+
+    `end` is the text of the end token, which the second part may end in.
+    """
+    turns = [{"role": role, "content": text} for role, text in messages]
+    template = _compiled(name)
+    prompt = str(template.render(messages=turns, add_generation_prompt=True, eos_token=end))
+    said = [*turns, {"role": "assistant", "content": answer.strip()}]
+    whole = str(template.render(messages=said, add_generation_prompt=False, eos_token=end))
+    if not whole.startswith(prompt):
+        raise ValueError(f"template {name} writes a prompt otherwise where it is answered")
+    return prompt, whole[len(prompt) :]
 
 
 def check_template(name: str) -> list[str]:

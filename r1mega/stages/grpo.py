@@ -1,4 +1,8 @@
-"""R1-Zero: GRPO from the base model, rewarded by rules (DeepSeek-R1, arXiv 2501.12948).
+"""GRPO, in each of the recipe's three places (DeepSeek-R1, arXiv 2501.12948).
+
+R1-Zero begins from the base and is rewarded by rules; reasoning RL begins from the cold start and is also
+rewarded for keeping to one language; all-scenario RL asks general and safety questions too, whose
+answers reward models judge. What differs is the questions and their rewards, which the config gives.
 
 One rollout: ask questions, sample a group of answers to each, grade them, score them under the policy
 and the reference, and update on random mini-batches; then hand the new weights to the engines.
@@ -13,6 +17,7 @@ Departures from the paper:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,14 +36,34 @@ from r1mega.policy import Policy
 from r1mega.rewards.grader import Grader
 from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
-from r1mega.stages.evaluate import Rates, evaluate, size
+from r1mega.stages.evaluate import evaluate, size
 from r1mega.stages.handover import Handover, probe_texts
+from r1mega.stages.judges import Judges
+from r1mega.stages.measures import Rates
 from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_questions, load_text
 from r1mega.stages.pretrain import pretrain
 from r1mega.stages.recorder import Recorder
 from r1mega.stages.serving import open_engines
 from r1mega.stages.timing import Timing
 from r1mega.track.stats import before_after
+
+
+@dataclass(slots=True)
+class Course:
+    """How far training has come."""
+
+    rollouts: int = 0
+    updates: int = 0
+    tokens: int = 0
+    """Trained on so far, prompts included."""
+    mismatch: float = 0.0
+    """The largest of the rollouts' mean |trainer - sampler| log-probs."""
+
+    def add(self, rollout: int, tokens: int, mismatch: float) -> None:
+        """A rollout is done."""
+        self.rollouts = rollout
+        self.tokens += tokens
+        self.mismatch = max(self.mismatch, mismatch)
 
 
 def run(config: Config, plan: Plan) -> None:
@@ -59,16 +84,18 @@ def run(config: Config, plan: Plan) -> None:
             handover = Handover(config, policy, engines, probe_texts(config, text))
             handover.run()
             base = evaluate(config, text, engines, grader, recorder, rollout=0)
-            mismatches = train(config, text, policy, engines, grader, handover, recorder)
-            final = evaluate(config, text, engines, grader, recorder, rollout=config.grpo.rollouts)
+            judges = Judges(config, plan, text)
+            course = train(config, text, policy, engines, grader, judges, handover, recorder)
+            final = evaluate(config, text, engines, grader, recorder, rollout=course.rollouts)
         policy.export(config.folder / "final")
         if recorder.writes:
             copy_tokenizer(text.folder, config.folder / "final")
         recorder.finish(
             {
                 "eval": _compared(base, final) | size(config),
+                "train": {"rollouts": course.rollouts, "updates": course.updates, "tokens": course.tokens},
                 "handover": handover.summary(),
-                "mismatch": {"mean_abs_dlogp": max(mismatches)},
+                "mismatch": {"mean_abs_dlogp": course.mismatch},
             }
         )
 
@@ -79,22 +106,22 @@ def train(
     policy: Policy,
     engines: Engines,
     grader: Grader,
+    judges: Judges,
     handover: Handover,
     recorder: Recorder,
-) -> list[float]:
-    """All rollouts; returns each one's mean |trainer - sampler| log-prob."""
+) -> Course:
+    """All rollouts, or as many as the token budget lets."""
     grpo = config.grpo
     stream = QuestionStream(text.questions.train, seed=config.seed)
     policy.start_training(grpo.optimizer, grpo.rollouts * grpo.updates_per_rollout)
     reference = policy.snapshot()
     progress = recorder.progress("rollout", grpo.rollouts)
-    mismatches = []
-    updates = 0
+    course = Course()
     for rollout in range(1, grpo.rollouts + 1):
         timing = Timing()
         questions = stream.take(grpo.prompts_per_rollout)
         with timing("gen"):
-            batch = _sample(config, text, engines, questions, rollout)
+            batch = _sample(config, text, engines, questions, rollout, course.updates)
         grading = judging.submit(grader, batch)
         with timing("old_log_prob"):
             old_logps = policy.score(batch.samples, config.rollout.temperature)
@@ -103,7 +130,11 @@ def train(
             ref_logps = _score_under(policy, reference, batch, config) if grpo.kl_coefficient else old_logps
         with timing("reward"):
             components = judging.collect(grading, len(batch.texts))
-        rewards_PG = judging.rewards(components, config.reward.weights, grpo.samples_per_prompt)
+            if course.updates >= grpo.model_rewards_after_update:
+                judges.judge(batch, components)
+        rewards_PG = judging.rewards(
+            components, batch.questions, config.reward.weights, grpo.samples_per_prompt
+        )
         advantages_PG, no_variance_P = group_advantages(rewards_PG)
         values = _token_values(batch, old_logps, ref_logps, advantages_PG)
         with timing("update_actor"):
@@ -112,18 +143,20 @@ def train(
                 len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=rollout
             ):
                 learning.append(_update(policy, config, batch, values, minibatch))
-                updates += 1
-                if updates % grpo.reference_refresh_updates == 0:
+                course.updates += 1
+                if course.updates % grpo.reference_refresh_updates == 0:
                     reference = policy.snapshot()
         handed = handover.run()
         differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
-        mismatches.append(differs["mean_abs_dlogp"])
+        tokens = sum(len(sample.tokens) for sample in batch.samples)
+        course.add(rollout, tokens, differs["mean_abs_dlogp"])
         recorder.rollout(
             {
                 "rollout": rollout,
-                "update": updates,
+                "update": course.updates,
                 "policy_version": batch.completions[0].version,
-                **judging.figures(components, rewards_PG, batch.texts),
+                **judging.figures(components),
+                "critic/score/mean": rewards_PG.mean().item(),
                 "critic/groups_without_variance": int(no_variance_P.sum()),
                 **batch.figures(),
                 **_means(learning),
@@ -132,16 +165,19 @@ def train(
                 **handed,
                 **timing.figures(),
                 "perf/throughput": sum(batch.answer_tokens) / timing.seconds["gen"],
-                "perf/total_num_tokens": sum(len(sample.tokens) for sample in batch.samples),
+                "perf/total_num_tokens": tokens,
             },
             progress,
         )
-        recorder.samples(rollout, batch, components, range(min(config.track.samples_kept, len(batch.texts))))
-    return mismatches
+        kept = range(min(config.track.samples_kept, len(batch.texts)))
+        recorder.samples(batch, components, kept, rollout=rollout)
+        if grpo.token_budget is not None and course.tokens >= grpo.token_budget:
+            break
+    return course
 
 
 def _sample(
-    config: Config, text: Text, engines: Engines, questions: list[Question], rollout: int
+    config: Config, text: Text, engines: Engines, questions: list[Question], rollout: int, updates: int
 ) -> sampling.Batch:
     ticket, requests = sampling.submit(
         engines,
@@ -151,9 +187,17 @@ def _sample(
         seed=(config.seed, sampling.ROLLOUT, rollout),
         temperature=config.rollout.temperature,
         top_p=config.rollout.top_p,
-        max_answer_tokens=config.rollout.max_answer_tokens,
+        max_answer_tokens=longest_answer(config, updates),
     )
     return sampling.collect(engines, text, questions, ticket, requests)
+
+
+def longest_answer(config: Config, updates: int) -> int:
+    """How many tokens an answer may have after so many updates."""
+    longer, tokens = config.grpo.longer_after_update, config.grpo.longer_answer_tokens
+    if longer is None or tokens is None or updates < longer:
+        return config.rollout.max_answer_tokens
+    return tokens
 
 
 def _score_under(
@@ -221,7 +265,6 @@ def _means(learning: list[dict[str, float]]) -> dict[str, float]:
 
 def _compared(base: Rates, final: Rates) -> dict[str, object]:
     return {
-        "pass_at_1": before_after(base.pass_at_1, final.pass_at_1),
-        "pass_at_1_any_format": before_after(base.pass_at_1_any_format, final.pass_at_1_any_format),
-        "cons_at_k": before_after(base.cons_at_k, final.cons_at_k),
+        name: before_after(values, final[name], high=max(1.0, *values, *final[name]))
+        for name, values in base.items()
     }

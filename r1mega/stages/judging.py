@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from r1mega.data.question import Question
 from r1mega.rewards.grader import Grader, GraderError, Grading
-from r1mega.rewards.registry import combine
 from r1mega.stages.sampling import Batch
 
 Components = list[dict[str, float]]
 """Of each answer, its reward components by name."""
-
-# The words that DeepSeek-R1 (arXiv 2501.12948) counts to watch reflection grow.
-_REFLECTION = re.compile(
-    r"\b(wait|mistake|however|but|retry|error|verify|wrong|evaluate|check)\b", re.IGNORECASE
-)
 
 
 def submit(grader: Grader, batch: Batch) -> Grading:
@@ -50,16 +45,28 @@ def collect(grading: Grading, answers: int) -> Components:
     return components
 
 
-def rewards(components: Components, weights: Mapping[str, float], samples_per_question: int) -> Tensor:
-    """`rewards_PG`: each answer's weighed sum, by question."""
-    summed = torch.tensor([combine(parts, weights) for parts in components])
-    return summed.view(-1, samples_per_question)
+def rewards(
+    components: Components,
+    questions: Sequence[Question],
+    weights: Mapping[str, Mapping[str, float]],
+    samples_per_question: int,
+) -> Tensor:
+    """`rewards_PG`: each answer's sum, weighed as its kind of question is.
+
+    A component that an answer was not judged by, as before the reward models have a say, adds nothing.
+    """
+    summed = [
+        sum(weight * parts.get(name, 0.0) for name, weight in weights[question.kind].items())
+        for parts, question in zip(components, questions, strict=True)
+    ]
+    return torch.tensor(summed).view(-1, samples_per_question)
 
 
-def figures(components: Components, rewards_PG: Tensor, texts: Sequence[str]) -> dict[str, float]:
-    """Mean of each component and of the reward, and how many answers reflect."""
-    means = {
-        f"reward/{name}": sum(parts[name] for parts in components) / len(components) for name in components[0]
+def figures(components: Components) -> dict[str, float]:
+    """Mean of each component over the answers that have it, and how many answers reflect."""
+    names = dict.fromkeys(name for parts in components for name in parts)
+    means = {name: fmean(parts[name] for parts in components if name in parts) for name in names}
+    reflecting = means.pop("reflects")
+    return {f"reward/{name}": mean for name, mean in means.items()} | {
+        "emergence/reflection_rate": reflecting
     }
-    reflecting = sum(bool(_REFLECTION.search(text)) for text in texts) / len(texts)
-    return means | {"critic/score/mean": rewards_PG.mean().item(), "emergence/reflection_rate": reflecting}

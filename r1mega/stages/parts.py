@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from r1mega.checks import model_fields
-from r1mega.config import BadRun, Config
+from r1mega.config import BadRun, Config, DataConfig, Stage
 from r1mega.data import prompts, tasks, templates, tokenizer
 from r1mega.data.corpus import lexicon
 from r1mega.data.question import Question, Questions
+from r1mega.model.rows import Sample
 
 if TYPE_CHECKING:
     import tokenizers
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Text:
-    """The run's questions and how they become tokens."""
+    """The run's questions, if it asks any, and how texts become tokens."""
 
     questions: Questions
     tokenizer: tokenizers.Tokenizer
@@ -30,9 +32,22 @@ class Text:
     folder: Path
     """Where the tokenizer's files are."""
 
+    @property
+    def unknown_token(self) -> int | None:
+        """The token that a tokenizer of ours puts for words it was not built from."""
+        return self.tokenizer.token_to_id(tokenizer.UNK)
+
     def prompt(self, question: Question) -> list[int]:
         """The tokens that ask the question."""
         return list(self.tokenizer.encode(templates.render(self.template, question.text)).ids)
+
+    def dialogue(self, messages: Sequence[tuple[str, str]], answer: str) -> Sample:
+        """A dialogue with its answer, closed by the end token."""
+        end = self.tokenizer.id_to_token(self.end_token)
+        prompt, said = templates.render_dialogue(self.template, messages, answer, end)
+        asked, given = self.tokenizer.encode(prompt).ids, self.tokenizer.encode(said).ids
+        stop = given.index(self.end_token) if self.end_token in given else len(given)
+        return Sample([*asked, *given[:stop], self.end_token], len(asked))
 
     def decode(self, answers: list[list[int]]) -> list[str]:
         """The answers as text, without special tokens."""
@@ -44,7 +59,20 @@ def load_questions(config: Config) -> Questions:
 
     They depend on `data` alone, not on the run's seed: runs of other seeds meet the same held-out ones.
     """
-    data = config.data
+    questions = _questions(config.data)
+    kinds = {question.kind for question in questions.train} - config.reward.weights.keys()
+    if config.stage is Stage.grpo and kinds:
+        raise BadRun(
+            [
+                f"reward.weights.{kind}: missing; questions of that kind are asked, say what they earn,"
+                f" as in +reward.weights.{kind}.format=1.0"
+                for kind in sorted(kinds)
+            ]
+        )
+    return questions
+
+
+def _questions(data: DataConfig) -> Questions:
     if data.prompts_file is not None:
         everything = prompts.read_prompts(data.prompts_file)
         return prompts.split(everything, data.train_questions, data.held_out_questions, seed=0)
@@ -70,16 +98,28 @@ def load_text(config: Config, questions: Questions) -> Text:
         if dist.get_rank() == 0:
             tokenizer.save(built, folder, templates.TEMPLATES[template], config.rollout.max_context_tokens)
         dist.barrier()
+    text = _read_tokenizer(folder, template, questions)
+    _check_words(text.tokenizer, questions, template, folder)
+    _check_lengths(config, text.tokenizer, questions)
+    return text
+
+
+def load_tokenizer(config: Config) -> Text:
+    """The tokenizer of `model.init_from` alone, for stages that ask no questions."""
+    assert config.model.init_from is not None
+    return _read_tokenizer(Path(config.model.init_from), config.data.template, Questions((), ()))
+
+
+def _read_tokenizer(folder: Path, template: str, questions: Questions) -> Text:
     from tokenizers import Tokenizer
 
     loaded = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    _check_words(loaded, questions, template, folder)
-    _check_lengths(config, loaded, questions)
     return Text(questions, loaded, _end_token(folder, loaded), template, folder)
 
 
 def _check_lengths(config: Config, loaded: tokenizers.Tokenizer, questions: Questions) -> None:
-    room = config.rollout.max_context_tokens - config.rollout.max_answer_tokens
+    longest = max(config.rollout.max_answer_tokens, config.grpo.longer_answer_tokens or 0)
+    room = config.rollout.max_context_tokens - longest
     everything = [*questions.train, *questions.held_out]
     prompted = loaded.encode_batch([templates.render(config.data.template, one.text) for one in everything])
     long = [(len(encoded.ids), one.text) for encoded, one in zip(prompted, everything, strict=True)]

@@ -7,7 +7,7 @@ therefore holds right, wrong, guessed and unformatted answers on purpose.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ def pretrain(config: Config, text: Text, policy: Policy, recorder: Recorder) -> 
     for update in range(plan.updates):
         began = time.monotonic()
         samples = _samples(text, corpus, update * plan.samples_per_update, plan.samples_per_update)
-        weights = _token_weights(samples)
+        weights = token_weights(samples)
         figures = policy.update(samples, {"weights": weights}, cross_entropy, config.model.mtp_loss_weight)
         tokens = sum(len(sample.tokens) for sample in samples)
         row = figures | {"update": update + 1, "tokens_per_s": tokens / (time.monotonic() - began)}
@@ -64,6 +64,7 @@ def _samples(text: Text, corpus: Corpus, start: int, count: int) -> list[Sample]
     return [Sample([*one.ids, text.end_token], 1) for one in encoded]
 
 
-def _token_weights(samples: list[Sample]) -> list[Tensor]:
+def token_weights(samples: Sequence[Sample]) -> list[Tensor]:
+    """Of each answer token its share in the mean over the mini-batch's answer tokens."""
     tokens = sum(sample.answer_tokens for sample in samples)
     return [torch.full((sample.answer_tokens,), 1.0 / tokens) for sample in samples]

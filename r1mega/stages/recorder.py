@@ -71,27 +71,29 @@ class Recorder:
             progress.show(row["rollout"], row)
 
     def update(self, row: Mapping[str, Any], progress: Progress, every: int) -> None:
-        """Record the figures of a pre-training update, and show those of every so many.
+        """Record the figures of an update outside rollouts, and show those of every so many.
 
         A run that goes on to rollouts keeps them beside its metrics: both are counted from 1.
         """
         if self.writes:
-            alone = self.config.stage is Stage.pretrain
+            alone = self.config.stage is not Stage.grpo
             jsonl.append(self.folder / ("metrics.jsonl" if alone else "pretrain.jsonl"), row)
             if alone and self.wandb is not None:
                 self.wandb.log(row, counter="update")
             if row["update"] % every == 0:
                 progress.show(row["update"], row)
 
-    def samples(self, rollout: int, batch: Batch, components: Components, numbers: Sequence[int]) -> None:
-        """Keep the answers of these numbers."""
+    def samples(
+        self, batch: Batch, components: Components, numbers: Sequence[int], **label: str | int
+    ) -> None:
+        """Keep the answers of these numbers, under what they are of: a `rollout`, or a model's name."""
         if not self.writes:
             return
         jsonl.append(
             self.folder / "samples.jsonl",
             *(
                 {
-                    "rollout": rollout,
+                    **label,
                     "policy_version": batch.completions[i].version,
                     "prompt": batch.questions[i].text,
                     "answer": batch.texts[i],

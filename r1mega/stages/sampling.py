@@ -15,7 +15,7 @@ from r1mega.rollout.engines import Engines, Ticket
 from r1mega.rollout.host import Completion, Request
 from r1mega.stages.parts import Text
 
-ROLLOUT, EVALUATION = 0, 1
+ROLLOUT, EVALUATION, REJECTION = 0, 1, 2
 """What samples are drawn for; part of each one's seed."""
 
 

@@ -12,7 +12,7 @@ writes a file.
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,11 @@ def append(path: Path, *rows: Row) -> None:
         file.write(lines)
         file.flush()
         sync(file.fileno())
+
+
+def write(path: Path, rows: Iterable[Row]) -> None:
+    """Make a file of these rows alone, which is there whole or not at all."""
+    write_atomic(path, "".join(_line(row) for row in rows))
 
 
 def read(path: Path) -> list[dict[str, Any]]:

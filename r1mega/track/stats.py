@@ -21,29 +21,42 @@ from statistics import NormalDist, fmean, stdev
 Z_95 = NormalDist().inv_cdf(0.975)
 
 
-def before_after(base: Sequence[float], final: Sequence[float]) -> dict[str, float | list[float]]:
+def before_after(
+    base: Sequence[float], final: Sequence[float], *, high: float = 1.0
+) -> dict[str, float | list[float]]:
     """Compare two models on the same questions: `base[i]` and `final[i]` are question i's rates.
 
-    A rate is the share, 0 to 1, of right answers among the question's samples. Returns `base`,
+    A rate is the share, 0 to 1, of right answers among the question's samples; another figure of the
+    question's lies between 0 and `high`. Returns `base`,
     `final` and `gain` (final - base) with `base_ci95`, `final_ci95` and `gain_ci95` as [low, high],
     as `summary["eval"]["pass_at_1"]` wants them.
 
-    Raises ValueError for lists of unlike length, fewer than two questions or a rate outside [0, 1].
+    Raises ValueError for lists of unlike length, fewer than two questions or a rate out of bounds.
     """
     if len(base) != len(final):
         raise ValueError(f"{len(base)} base rates against {len(final)} final ones: not paired")
     for rate in (*base, *final):
-        if not 0 <= rate <= 1:
-            raise ValueError(f"a rate lies between 0 and 1, not at {rate}")
+        if not 0 <= rate <= high:
+            raise ValueError(f"a rate lies between 0 and {high:g}, not at {rate}")
     gains = [after - before for before, after in zip(base, final, strict=True)]
     return {
         "base": fmean(base),
-        "base_ci95": mean_ci95(base, low=0),
+        "base_ci95": mean_ci95(base, low=0, high=high),
         "final": fmean(final),
-        "final_ci95": mean_ci95(final, low=0),
+        "final_ci95": mean_ci95(final, low=0, high=high),
         "gain": fmean(gains),
-        "gain_ci95": mean_ci95(gains, low=-1),
+        "gain_ci95": mean_ci95(gains, low=-high, high=high),
     }
+
+
+def mean_of(values: Sequence[float]) -> dict[str, float | list[float]]:
+    """One model's measure: `mean` over questions and `ci95` as [low, high].
+
+    Shares, which lie between 0 and 1, have an interval that does too; lengths have one above 0.
+
+    Raises ValueError for fewer than two values.
+    """
+    return {"mean": fmean(values), "ci95": mean_ci95(values, low=0, high=max(1.0, *values))}
 
 
 def mean_ci95(values: Sequence[float], *, low: float, high: float = 1.0) -> list[float]:
