@@ -27,6 +27,7 @@ from r1mega.rewards.grader import Grader
 from r1mega.rollout.engines import Engines
 from r1mega.stages import grpo
 from r1mega.stages.handover import Handover, probe_texts
+from r1mega.stages.judges import Judges
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
 from r1mega.stages.pretrain import pretrain
 from r1mega.stages.serving import open_engines
@@ -61,7 +62,7 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
         overheard = Overheard(engines)
         recorder.begin(policy, handover.probe, _faster(raws, speeds), lambda: overheard.requests)
         listening = cast(Engines, overheard)
-        grpo.train(config, text, policy, listening, grader, handover, recorder)
+        grpo.train(config, text, policy, listening, grader, Judges(config, plan, text), handover, recorder)
     return {
         "load_before": load,
         "same_answers": rollouts.same_answers,
