@@ -61,12 +61,14 @@ class Cycles(Recorder):
         super().rollout(row, progress)
         self._phases = {name: value for name, value in row.items() if name.startswith(PHASE)}
 
-    def samples(self, rollout: int, batch: Batch, components: Any, numbers: Sequence[int]) -> None:
+    def samples(self, batch: Batch, components: Any, numbers: Sequence[int], **label: str | int) -> None:
         """The end of a cycle."""
-        super().samples(rollout, batch, components, numbers)
+        super().samples(batch, components, numbers, **label)
         dist.barrier()
         seconds = time.perf_counter() - self._cycle_began
-        self.turns.append({"r1mega": seconds, **self._phases, **self._raw_parts(rollout, batch)})
+        self.turns.append(
+            {"r1mega": seconds, **self._phases, **self._raw_parts(int(label["rollout"]), batch)}
+        )
         dist.barrier()
         self._cycle_began = time.perf_counter()
 
