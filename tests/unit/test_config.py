@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from r1mega.__main__ import configurations
 from r1mega.checks import check, topology
-from r1mega.config import BadRun, Config, Stage, compose, to_yaml
+from r1mega.config import Backend, BadRun, Config, Stage, compose, to_yaml
 from r1mega.stages.finished import config_hash
 
 CONF = configurations()
@@ -51,7 +51,13 @@ LEAVES = leaves(composed())
 def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no model has been fetched
     config = compose(CONF, [f"run={run}"])
-    if config.stage is Stage.evaluate:
+    if config.cluster.backend is Backend.cuda:
+        # Nothing is wrong with the paper's runs but what their user brings, and the machine.
+        with pytest.raises(BadRun) as error:
+            check(config, ranks=None)
+        brought = ("model.init_from", "cluster.backend", "data/", "runs/", "sft.", "reward", "reject.")
+        assert [fault for fault in error.value.faults if not fault.startswith(brought)] == []
+    elif config.stage is Stage.evaluate:
         with pytest.raises(BadRun, match=r"model\.init_from: was null; must be the folder"):
             check(config, ranks=None)
     elif config.model.init_from is not None:
@@ -136,6 +142,7 @@ def test_a_run_must_be_named() -> None:
         ("rollout.max_answer_tokens=128", "rollout.max_context_tokens: was 128; must leave room"),
         ("train.tokens_per_microbatch=100", "train.tokens_per_microbatch: was 100; must hold one sample"),
         ("eval.questions=513", "eval.questions: was 513; data.held_out_questions holds 512"),
+        ("handover.probe_samples=1", "handover.probe_samples: was 1; must be at least rollout.replicas = 2"),
         ("precision.dtype=bf16", "precision.dtype: was bf16; on cpu it must be fp32"),
         ("cluster.backend=cuda", "cluster.backend: was cuda;"),
         ("+reward.weights.reasoning.accurcy=1.0", "reward.weights.reasoning.accurcy"),

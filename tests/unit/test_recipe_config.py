@@ -11,7 +11,7 @@ from r1mega.config import Config, RewardKind, Stage, compose
 
 RUNS = configurations() / "run"
 NAMES = sorted(
-    str(path.relative_to(RUNS).with_suffix("")) for path in RUNS.rglob("*.yaml") if "common" not in path.stem
+    str(path.relative_to(RUNS).with_suffix("")) for path in RUNS.rglob("*.yaml") if "common" not in str(path)
 )
 
 
