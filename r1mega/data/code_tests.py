@@ -2,9 +2,9 @@
 
 An entry is {"kind": "stdin", "tests": [{"input": text, "output": text}, ...]}, where the program reads
 the input and prints the output, or {"kind": "call", "function": name, "tests": [{"input": [argument,
-...], "output": value}, ...]}. It may be written as JSON text, as a column of parquet must where
-arguments differ in type. verl's tests, JSON text of `inputs`, `outputs` and perhaps `fn_name`, are
-brought to the same form.
+...], "output": value}, ...]}; `time_limit_s`, seconds a test, may stand in either. It may be written as
+JSON text, as a column of parquet must where arguments differ in type. verl's tests, JSON text of
+`inputs`, `outputs` and perhaps `fn_name`, are brought to the same form.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from r1mega.data.fields import Fields
 from r1mega.data.strict_json import NotUsable, kind, parse
 
 _KINDS = ("stdin", "call")
+_LONGEST_S = 60
 
 
 def read_entry(fields: Fields, key: str) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def read_entry(fields: Fields, key: str) -> dict[str, Any]:
     if form and form not in _KINDS:
         entry.wrong("kind", f"must be stdin or call, was {form[:40]!r}")
     named = {"function": _function(entry, "function")} if form == "call" else {}
-    return {"kind": form, **named, "tests": _tests(entry, form)}
+    return {"kind": form, **named, "tests": _tests(entry, form), **_time_limit(entry)}
 
 
 def read_verl(fields: Fields, key: str) -> dict[str, Any]:
@@ -74,6 +75,13 @@ def _function(fields: Fields, key: str) -> str:
     if name and not name.isidentifier():
         fields.wrong(key, f"must be a function's name, was {name[:40]!r}")
     return name
+
+
+def _time_limit(entry: Fields) -> dict[str, float]:
+    limit_s = entry.number("time_limit_s")
+    if limit_s is not None and not 0 < limit_s <= _LONGEST_S:
+        entry.wrong("time_limit_s", f"must be above 0 and at most {_LONGEST_S}, was {limit_s:g}")
+    return {} if limit_s is None else {"time_limit_s": limit_s}
 
 
 def _tests(fields: Fields, form: str) -> list[dict[str, Any]]:

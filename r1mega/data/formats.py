@@ -125,7 +125,7 @@ class Reading(Generic[T]):
             touching = [form for form in near if form.touches(keys)]
             if len(touching) == 1:
                 return touching[0]
-        has = ", ".join(sorted(keys)[:10]) or "no key"
+        has = ", ".join(repr(key[:40]) for key in sorted(keys)[:10]) or "no key"
         raise _Unclear(f"has {has}; must have the keys of {', or '.join(map(str, self._formats))}")
 
 

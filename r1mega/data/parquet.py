@@ -44,7 +44,7 @@ def _opened(path: str | Path) -> Any:
         raise NotParquet(f"is no whole parquet file ({_first_line(error)})") from error
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise NotParquet(f"has two columns named {twice[0]!r}")
+        raise NotParquet(f"has two columns named {twice[0][:40]!r}")
     return file
 
 

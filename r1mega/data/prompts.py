@@ -56,7 +56,7 @@ def read_prompts(path: str | Path, language_of: Callable[[str], str] = lambda _:
         if reading.keep(number, question, question.text, claim, "answer, tests or kind"):
             first = line_of_id.setdefault(question.id, number)
             if first != number:
-                reading.wrong(number, f"id {question.id!r} is that of line {first}")
+                reading.wrong(number, f"id {question.id[:40]!r} is that of line {first}")
     return reading.finish()
 
 

@@ -143,7 +143,13 @@ BROKEN: dict[str, tuple[Read, Values, bytes | Values, str]] = {
     ),
     "language": (D, SFT, {**SFT, "language": "de"}, "language must be en or zh, was 'de'"),
     "language of another type": (P, PAIR, {**PAIR, "language": 3}, "language must be a text, is a number"),
-    "unknown keys": (Q, OWN, {"Question": "a", "Answer": "b"}, "has Answer, Question; must have the keys of"),
+    "unknown keys": (
+        Q,
+        OWN,
+        {"Question": "a", "Answer": "b"},
+        "has 'Answer', 'Question'; must have the keys of",
+    ),
+    "keys that cannot be printed": (S, LABEL, {"\ud83d\n": "a"}, "has '\\ud83d\\n'; must have the keys of"),
     "two formats in a row": (
         Q,
         OWN,
@@ -241,6 +247,12 @@ BROKEN: dict[str, tuple[Read, Values, bytes | Values, str]] = {
         OWN,
         coded({"kind": "stdin", "tests": [*ENTRY["tests"], {"input": "1"}]}),
         "entry.tests[1].output is missing",
+    ),
+    "time limit of nothing": (
+        Q,
+        OWN,
+        coded({**ENTRY, "time_limit_s": 0}),
+        "entry.time_limit_s must be above 0 and at most 60, was 0",
     ),
     "call without function": (
         Q,
