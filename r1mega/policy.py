@@ -33,12 +33,13 @@ from r1mega.grpo.packing import pack
 from r1mega.model import spec
 from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
+from r1mega.model.scalar import HEAD, is_scalar
 from r1mega.parallel.groups import device
 from r1mega.parallel.plan import ModelShape, Plan, stages
 from r1mega.weights import folder, megatron_folder
 from r1mega.weights.pieces import Shard, local_pieces
 from r1mega.weights.source import MegatronSource
-from r1mega.weights.table import Served
+from r1mega.weights.table import Served, all_hf_names
 
 TokenLoss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 """From `logps_T` and the row's named values to a loss and metrics, each a sum over the row's tokens
@@ -52,12 +53,21 @@ class DivergedError(RuntimeError):
 class Policy:
     """A model in a training layout."""
 
-    def __init__(self, config: Config, hf: dict[str, Any], plan: Plan, *, fresh: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        hf: dict[str, Any],
+        plan: Plan,
+        *,
+        fresh: bool = True,
+        trainable: bool = True,
+    ) -> None:
         """Build this rank's part; Megatron's groups must be open.
 
         Args:
             hf: the model's HF fields.
             fresh: draw its weights; else they are Megatron's, which differ by layout, until some are loaded.
+            trainable: have room for gradients; else it only scores, and is a third the size in bf16.
         """
         self.hf = hf
         self.family = family_of(hf)
@@ -68,7 +78,7 @@ class Policy:
         self.megatron_config = self.family.megatron_config(
             hf, **_run_fields(config, plan, self.family.shape(hf), self.dtype)
         )
-        self.chunks = self._build_chunks()
+        self.chunks = self._build_chunks(trainable)
         self.pieces = local_pieces(
             (chunk.module for chunk in self.chunks), self.family.weight_table(hf), Shard.here()
         )
@@ -77,12 +87,13 @@ class Policy:
         self.source = MegatronSource(self.pieces)
         self.version = 0
 
-    def _build_chunks(self) -> list[DistributedDataParallel]:
+    def _build_chunks(self, trainable: bool) -> list[DistributedDataParallel]:
         virtual = self.plan.vpp if self.plan.vpp > 1 else None
         stages = range(virtual) if virtual else [None]
         fields = self.family.gpt_fields(self.hf)
         models = [
             spec.build(
+                spec.ScalarModel if is_scalar(self.hf) else spec.CausalLM,
                 self.megatron_config,
                 fields,
                 first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
@@ -93,6 +104,8 @@ class Policy:
         ]
         for model in models:
             _mark_experts(model)
+            # Megatron's wrapper allocates room for the gradients of those that ask for one.
+            model.requires_grad_(trainable)
         ddp = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
         chunks = [
             DistributedDataParallel(self.megatron_config, ddp, model, disable_bucketing=number > 0)
@@ -123,6 +136,25 @@ class Policy:
             FolderError: on every rank; the folder's tensors are not this model's, every difference by name.
         """
         folder.read(path, self.pieces, self.source.metadata(), self.family.copies(self.hf), progress)
+
+    def load_trunk(self, path: Path, hf: dict[str, Any]) -> None:
+        """Take a causal model's weights but for its head and draft layers; the scalar head stays as it is.
+
+        Args:
+            path: the causal model's HF folder.
+            hf: its HF fields.
+
+        Raises:
+            FolderError: on every rank; the folder's tensors are not that model's, every difference by name.
+        """
+        spare = all_hf_names(self.family.weight_table(hf)) - all_hf_names(self.family.weight_table(self.hf))
+        folder.read(
+            path,
+            [piece for piece in self.pieces if piece.place.name != HEAD],
+            [meta for meta in self.source.metadata() if meta.name != HEAD],
+            self.family.copies(hf),
+            spare=spare,
+        )
 
     def export(
         self,

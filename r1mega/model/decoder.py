@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from r1mega.model import scalar
 from r1mega.parallel.plan import ModelShape
 from r1mega.weights.table import Row, under
 
@@ -86,20 +87,25 @@ def dense_rows(hidden: int, width: int) -> list[Row]:
 
 
 def outer_rows(hf: dict[str, Any]) -> list[Row]:
-    """The embedding, the last norm and the output layer, which may be the embedding again."""
+    """The embedding, the last norm and the output layer, which may be the embedding again, or a scalar's."""
     hidden, words = hf["hidden_size"], hf["vocab_size"]
     embedding = "model.embed_tokens.weight"
     output = embedding if hf["tie_word_embeddings"] else "lm_head.weight"
+    vocabulary = Row("output_layer.weight", (output,), ((words, hidden),), split=0)
     return [
         Row("embedding.word_embeddings.weight", (embedding,), ((words, hidden),), split=0),
         Row("decoder.final_layernorm.weight", ("model.norm.weight",), ((hidden,),)),
-        Row("output_layer.weight", (output,), ((words, hidden),), split=0),
+        scalar.head_row(hidden) if scalar.is_scalar(hf) else vocabulary,
     ]
 
 
 def tied_copies(hf: dict[str, Any]) -> dict[str, str]:
     """The head, where it is the embedding again."""
-    return {"lm_head.weight": "model.embed_tokens.weight"} if hf["tie_word_embeddings"] else {}
+    return {"lm_head.weight": "model.embed_tokens.weight"} if _tied(hf) else {}
+
+
+def _tied(hf: dict[str, Any]) -> bool:
+    return hf["tie_word_embeddings"] and not scalar.is_scalar(hf)
 
 
 def dense_shape(hf: dict[str, Any]) -> ModelShape:
@@ -182,7 +188,7 @@ def model_fields(hf: dict[str, Any]) -> dict[str, Any]:
         "vocab_size": hf["vocab_size"],
         "max_sequence_length": hf["max_position_embeddings"],
         "position_embedding_type": "rope",
-        "share_embeddings_and_output_weights": hf["tie_word_embeddings"],
+        "share_embeddings_and_output_weights": _tied(hf),
         # Latent attention takes its rotary base from the config instead.
         "rotary_base": hf["rope_theta"],
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1mega.model import decoder
+from r1mega.model import decoder, scalar
 from r1mega.model.fields import Fields
 from r1mega.parallel.plan import ModelShape
 from r1mega.weights.table import Row, Served, under
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from megatron.core.transformer import MLATransformerConfig
 
 MODEL_TYPE = "deepseek_v3"
-ARCHITECTURES = ("DeepseekV3ForCausalLM",)
+CAUSAL = "DeepseekV3ForCausalLM"
+ARCHITECTURES = scalar.architectures(CAUSAL)
 
 FIELDS = Fields(
     family="DeepSeek-V3",
@@ -154,7 +155,7 @@ def shape(hf: dict[str, Any]) -> ModelShape:
 def checkpoint_config(hf: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The config.json of an export: every field that transformers and vLLM each look for."""
     return read(hf) | {
-        "architectures": list(ARCHITECTURES),
+        **scalar.named(hf, CAUSAL),
         "model_type": MODEL_TYPE,
         "num_key_value_heads": hf["num_attention_heads"],
         "torch_dtype": dtype,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from r1mega.model import deepseek_v3, llama, qwen
+from r1mega.model import deepseek_v3, llama, qwen, scalar
 from r1mega.parallel.plan import ModelShape
 from r1mega.weights.table import Row
 
@@ -59,10 +59,16 @@ def family_of(hf: dict[str, Any]) -> Family:
     return cast(Family, _by_name(hf))
 
 
+def with_scalar_head(hf: dict[str, Any]) -> dict[str, Any]:
+    """The HF fields of the model that has a scalar head over the layers of a causal one."""
+    [causal] = family_of(hf).checkpoint_config(hf, "float32")["architectures"]
+    return scalar.over(hf, causal)
+
+
 def family_faults(hf: dict[str, Any], where: str = "model.hf") -> list[str]:
-    """Why the HF fields name no family; empty where they do."""
+    """Why the HF fields name no model of a family; empty where they do."""
     if _by_name(hf) is not None:
-        return []
+        return scalar.faults(hf, where)
     architectures = ", ".join(name for module in (deepseek_v3, qwen, llama) for name in module.ARCHITECTURES)
     return [
         f"{where}.model_type: was {hf.get('model_type')!r}; must be one of {', '.join(_FAMILIES)}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1mega.model import decoder
+from r1mega.model import decoder, scalar
 from r1mega.model.fields import Fields
 from r1mega.parallel.plan import ModelShape
 from r1mega.weights.table import Row, under
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from megatron.core.transformer import TransformerConfig
 
 MODEL_TYPE = "llama"
-ARCHITECTURES = ("LlamaForCausalLM",)
+CAUSAL = "LlamaForCausalLM"
+ARCHITECTURES = scalar.architectures(CAUSAL)
 
 FIELDS = Fields(
     family="Llama",
@@ -80,7 +81,7 @@ def shape(hf: dict[str, Any]) -> ModelShape:
 
 def checkpoint_config(hf: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The config.json of an export: every field that transformers and vLLM each look for."""
-    return read(hf) | {"architectures": list(ARCHITECTURES), "model_type": MODEL_TYPE, "torch_dtype": dtype}
+    return read(hf) | {**scalar.named(hf, CAUSAL), "model_type": MODEL_TYPE, "torch_dtype": dtype}
 
 
 def megatron_config(hf: dict[str, Any], **run_fields: Any) -> TransformerConfig:

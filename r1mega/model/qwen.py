@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1mega.model import decoder
+from r1mega.model import decoder, scalar
 from r1mega.model.fields import Fields
 from r1mega.parallel.plan import ModelShape
 from r1mega.weights.table import Row, under
@@ -24,7 +24,7 @@ MODEL_TYPES = {
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
 }
-ARCHITECTURES = tuple(MODEL_TYPES.values())
+ARCHITECTURES = scalar.architectures(*MODEL_TYPES.values())
 
 REQUIRED: dict[str, type] = {
     "vocab_size": int,
@@ -90,7 +90,7 @@ def model_type(hf: dict[str, Any]) -> str:
 
 def _by_architecture(hf: dict[str, Any]) -> str:
     [architecture] = hf["architectures"]
-    return next(kind for kind, name in MODEL_TYPES.items() if name == architecture)
+    return next(kind for kind, name in MODEL_TYPES.items() if architecture in scalar.architectures(name))
 
 
 def read(hf: dict[str, Any]) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def shape(hf: dict[str, Any]) -> ModelShape:
 def checkpoint_config(hf: dict[str, Any], dtype: str) -> dict[str, Any]:
     """The config.json of an export: every field that transformers and vLLM each look for."""
     kind = model_type(hf)
-    return read(hf) | {"architectures": [MODEL_TYPES[kind]], "model_type": kind, "torch_dtype": dtype}
+    return read(hf) | {**scalar.named(hf, MODEL_TYPES[kind]), "model_type": kind, "torch_dtype": dtype}
 
 
 def megatron_config(hf: dict[str, Any], **run_fields: Any) -> TransformerConfig:

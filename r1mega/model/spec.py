@@ -24,7 +24,7 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from torch import Tensor
 
-from r1mega.model.torch_layers import PackedAttention, ReplicatedLinear, RMSNorm
+from r1mega.model.torch_layers import PackedAttention, ReplicatedLinear, RMSNorm, ScalarHead
 
 HAVE_TRANSFORMER_ENGINE = importlib.util.find_spec("transformer_engine") is not None
 
@@ -64,12 +64,30 @@ class CausalLM(GPTModel):
         return super().compute_language_model_loss(labels, logits)
 
 
+class ScalarModel(CausalLM):
+    """The model with a scalar head: minus each position's value stands where a token's loss would."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if self.post_process:
+            self.output_layer = ScalarHead(self.config)
+
+    def compute_language_model_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        return -logits[..., 0].transpose(0, 1)
+
+
 def build(
-    config: TransformerConfig, model_fields: dict[str, Any], first: bool, last: bool, vp_stage: int | None
+    model_class: type[CausalLM],
+    config: TransformerConfig,
+    model_fields: dict[str, Any],
+    first: bool,
+    last: bool,
+    vp_stage: int | None,
 ) -> CausalLM:
     """One rank's (virtual) pipeline stage of the model, on the ranks Megatron's groups describe.
 
     Args:
+        model_class: which head it has.
         config: the family's Megatron config.
         model_fields: the family's further arguments of `GPTModel` (vocabulary, positions, tying).
         first: the stage has the embedding.
@@ -85,7 +103,7 @@ def build(
         multi_latent_attention.TELinear = ReplicatedLinear
         spec, mtp_spec = _in_torch(spec), _in_torch(mtp_spec)
     _mend_padded_expert_count()
-    model = CausalLM(
+    model = model_class(
         config=config,
         transformer_layer_spec=spec,
         mtp_block_spec=mtp_spec,

@@ -20,7 +20,7 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import linear, pad, scaled_dot_product_attention
 
 from r1mega.model.rows import places_on_rank
 
@@ -54,6 +54,25 @@ class ReplicatedLinear(torch.nn.Linear):
     def forward(self, hidden: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         """The product, and the bias that Megatron's linears may leave for later: none."""
         return super().forward(hidden), None
+
+
+class ScalarHead(ReplicatedLinear):
+    """One number a position, whole on every tensor-parallel rank, called as Megatron calls an output layer.
+
+    Under sequence parallelism each rank takes the values of its stretch, which are few, and gathers those.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__(config.hidden_size, 1, config=config, init_method=config.init_method, bias=False)
+        self.sequence_parallel = config.sequence_parallel
+
+    def forward(self, hidden_SBH: Tensor, **unused: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        """The values as `logits_SB1` of all positions, in fp32: scores are compared by small differences."""
+        values_SB1 = linear(hidden_SBH.float(), self.weight.float())
+        if self.sequence_parallel:
+            # All tensor-parallel ranks go on to compute the same from them, so each keeps its own gradient.
+            values_SB1 = gather_from_sequence_parallel_region(values_SB1, tensor_parallel_output_grad=False)
+        return values_SB1, None
 
 
 class PackedAttention(torch.nn.Module):

@@ -11,7 +11,7 @@ multi-token-prediction layer shares. It may be there or not; where it is, it mus
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import prod
@@ -62,6 +62,8 @@ def read(
     metas: Sequence[TensorMeta],
     copies: Mapping[str, str],
     progress: Progress | None = None,
+    *,
+    spare: Collection[str] = (),
 ) -> None:
     """Fill this rank's pieces from the folder's safetensors, cast to the parameters' dtype.
 
@@ -69,6 +71,7 @@ def read(
         metas: every tensor of the model, over all ranks, so that all ranks refuse what one cannot take.
         copies: names that may repeat a tensor, and that tensor's name.
         progress: told of this rank's part.
+        spare: names of weights that the folder may have besides, and that nobody here wants.
 
     Raises:
         FolderError: on every rank; names missing, left over or misshapen, dtypes that are none of ours,
@@ -77,7 +80,7 @@ def read(
     held: dict[str, Stored] = {}
     faults: list[str] = []
     if dist.get_rank() == 0:
-        held, faults = _inspect(folder, metas, copies)
+        held, faults = _inspect(folder, metas, copies, spare)
     held, faults = from_first_rank((held, faults))
     if faults:
         raise FolderError(f"{folder} does not hold this model's weights:\n  " + "\n  ".join(faults))
@@ -121,7 +124,7 @@ def _box(files: _Files, name: str, start: Sequence[int], size: Sequence[int]) ->
 
 
 def _inspect(
-    folder: Path, metas: Sequence[TensorMeta], copies: Mapping[str, str]
+    folder: Path, metas: Sequence[TensorMeta], copies: Mapping[str, str], spare: Collection[str]
 ) -> tuple[dict[str, Stored], list[str]]:
     """The tensors in the folder, and why they are not the model's."""
     held, faults = _held(folder)
@@ -129,7 +132,7 @@ def _inspect(
     if faults:
         return held, faults
     faults = sorted(fault for meta in metas for fault in _weight_faults(meta, held))
-    known = {meta.name for meta in metas}
+    known = {*(meta.name for meta in metas), *spare}
     for name in sorted(held.keys() - known):
         faults += _extra_faults(name, held, known, copies)
     if not faults:

@@ -122,6 +122,17 @@ def under(rows: Sequence[Row], megatron: str, hf: str, **fields: Any) -> list[Ro
     ]
 
 
+def all_hf_names(table: Sequence[Row]) -> set[str]:
+    """HF's name of every weight in the table."""
+    return {
+        name
+        for row in table
+        for layer in ((0,) if row.layers is None else row.layers)
+        for expert in range(row.experts or 1)
+        for name in row.named({"m" if "{m}" in row.megatron else "l": layer, "e": expert})
+    }
+
+
 def find(table: Sequence[Row], megatron: str) -> tuple[Row, list[str]]:
     """The one row about a Megatron weight, and HF's names of its parts.
 
