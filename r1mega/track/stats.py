@@ -8,7 +8,8 @@ Miller, "Adding Error Bars to Evals" (arXiv 2411.00640, sections 2 and 4).
 
 It rests on the central limit theorem: with fewer than some 30 questions it is too narrow, and
 questions that all agree give it no width at all. It covers the choice of questions, not the choice
-of seed.
+of seed. One sample a question, as multiple choice is asked, makes the rates 0 or 1: `wilson_ci95` then
+holds at any number of questions, and at either end.
 
 Guarantees: intervals lie inside what the figure can be. Refuses fewer than two questions, rates
 outside [0, 1] and lists that do not match.
@@ -68,3 +69,19 @@ def mean_ci95(values: Sequence[float], *, low: float, high: float = 1.0) -> list
         raise ValueError(f"an interval needs at least 2 questions, not {len(values)}")
     mean, half = fmean(values), Z_95 * stdev(values) / math.sqrt(len(values))
     return [max(low, mean - half), min(high, mean + half)]
+
+
+def wilson_ci95(right: int, questions: int) -> list[float]:
+    """The 95 % interval [lo, hi] of a share right, of questions that were each answered once.
+
+    Wilson's: the shares p that lie within z deviations of what was seen (E. B. Wilson, J. Am. Stat.
+    Assoc. 22, 1927).
+
+    Raises ValueError for no question, or a count outside them.
+    """
+    if not 0 <= right <= questions or questions < 1:
+        raise ValueError(f"{right} right of {questions} questions is no share")
+    share, z2 = right / questions, Z_95**2 / questions
+    middle = share + z2 / 2
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    return [max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2))]

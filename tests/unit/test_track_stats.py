@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1mega.track.stats import before_after, mean_ci95
+from r1mega.track.stats import Z_95, before_after, mean_ci95, wilson_ci95
 
 rates = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=30)
 
@@ -69,3 +69,20 @@ def test_pairing_takes_out_how_hard_a_question_is():
 def test_bad_rates_are_refused(base, final, message):
     with pytest.raises(ValueError, match=message):
         before_after(base, final)
+
+
+@pytest.mark.parametrize(("right", "questions"), [(0, 10), (1, 10), (5, 10), (10, 10), (1, 1), (141, 198)])
+def test_wilsons_ends_are_z_deviations_from_what_was_seen(right, questions):
+    low, high = wilson_ci95(right, questions)
+    assert 0 <= low <= right / questions <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            deviation = math.sqrt(end * (1 - end) / questions)
+            assert abs(right / questions - end) == pytest.approx(Z_95 * deviation)
+
+
+def test_wilsons_interval_has_width_where_all_agree():
+    assert wilson_ci95(10, 10) == [pytest.approx(1 / (1 + Z_95**2 / 10)), 1.0]
+    for right, questions in ((1, 0), (2, 1), (-1, 1)):
+        with pytest.raises(ValueError, match="no share"):
+            wilson_ci95(right, questions)
