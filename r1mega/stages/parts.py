@@ -16,6 +16,7 @@ from r1mega.data import prompts, tasks, templates, tokenizer
 from r1mega.data.corpus import lexicon
 from r1mega.data.question import Question, Questions
 from r1mega.model.rows import Sample
+from r1mega.rewards.language import language_of
 
 if TYPE_CHECKING:
     import tokenizers
@@ -43,7 +44,7 @@ class Text:
 
     def dialogue(self, messages: Sequence[tuple[str, str]], answer: str) -> Sample:
         """A dialogue with its answer, closed by the end token."""
-        end = self.tokenizer.id_to_token(self.end_token)
+        end = str(self.tokenizer.id_to_token(self.end_token))
         prompt, said = templates.render_dialogue(self.template, messages, answer, end)
         asked, given = self.tokenizer.encode(prompt).ids, self.tokenizer.encode(said).ids
         stop = given.index(self.end_token) if self.end_token in given else len(given)
@@ -74,7 +75,7 @@ def load_questions(config: Config) -> Questions:
 
 def _questions(data: DataConfig) -> Questions:
     if data.prompts_file is not None:
-        everything = prompts.read_prompts(data.prompts_file)
+        everything = prompts.read_prompts(data.prompts_file, language_of)
         return prompts.split(everything, data.train_questions, data.held_out_questions, seed=0)
     named = [(task.name, task.parameters, task.weight) for task in data.tasks]
     try:
