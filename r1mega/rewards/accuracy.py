@@ -1,13 +1,15 @@
-"""Whether a given answer is right: a task's own verifier, or math-verify against the reference.
+"""Whether a given answer is right: its program's tests, a task's own verifier, or math-verify.
 
 A question with a reasoning-gym `entry` is verified by the task that asked it, and is right only at
 full score: partial credit for prose around a number never counts. A multiple-choice question's entry
-is {"kind": "choice", "letter": "B"}. Any other is right if it reads like the reference answer or is
+is {"kind": "choice", "letter": "B"}. A programming question is right if the program passes every test
+in the sandbox (`code` has its entries). Any other is right if it reads like the reference answer or is
 mathematically equal to it.
 
 `verify` may compute for ever on a hostile answer, take all memory, or evaluate what the answer
 says (some verifiers parse expressions with eval): it belongs into a worker of `grader`, and sets
-no limit of its own. It refuses nothing and raises nothing; what a verifier trips over is wrong.
+no limit of its own. What a verifier trips over is wrong; it raises only `SandboxError`, for a program
+on a machine that cannot run it safely.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import logging
 from typing import Any, Protocol
 
 from r1mega import gym
+from r1mega.rewards import code
 from r1mega.rewards.choice import choice_of
 
 _MAX_CHARACTERS = 1_000  # a longer text is no answer, and costs no worker's time
@@ -39,15 +42,18 @@ class Gradable(Protocol):
     def language(self) -> str: ...
 
 
-def worth_verifying(given: str | None) -> bool:
+def worth_verifying(question: Gradable, given: str | None) -> bool:
     """Whether there is an answer at all, and of a length that one may have."""
-    return given is not None and 0 < len(given) <= _MAX_CHARACTERS
+    longest = code.MAX_CHARACTERS if code.is_code(question.entry) else _MAX_CHARACTERS
+    return given is not None and 0 < len(given) <= longest
 
 
 def verify(question: Gradable, given: str | None) -> bool:
     """Whether `given`, the bare answer without tags or prose, is right."""
-    if given is None or not worth_verifying(given):
+    if given is None or not worth_verifying(question, given):
         return False
+    if code.is_code(question.entry):
+        return code.passes(question.entry, given)  # a machine that cannot run it is not a wrong answer
     try:
         if question.entry.get("kind") == "choice":
             return choice_of(given) == question.entry["letter"]

@@ -7,7 +7,10 @@ worker died of something else, and is wrong if that one dies too. Equal answers 
 verified once. Workers start in the background and go when the grader is closed or its process
 ends, however it ends.
 
-Refuses (`GraderError`) to grade when workers cannot start or the grader is closed; never by zeros.
+Programs go to the sandbox instead, from threads of their own: as many at once as there are workers.
+
+Refuses (`GraderError`) to grade when workers cannot start, the machine cannot isolate programs, or the
+grader is closed; never by zeros.
 
 The workers are our own rather than a pool library's because none we know has all three: a limit
 for each answer of a batch, an idle worker's death survived, and no unpickling of what a process
@@ -23,9 +26,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import final
 
+from r1mega.rewards import code
 from r1mega.rewards.accuracy import Gradable, worth_verifying
 from r1mega.rewards.process import Claim, End, GraderError, WorkerProcess
 from r1mega.rewards.registry import answers_in, score
+from r1mega.rewards.sandbox import CalledOff, SandboxError
 
 _BATCH = 32  # answers a worker is handed at a time
 _MEMORY_BYTES = 2 * 1024**3
@@ -71,6 +76,8 @@ class Grader:
             self._idle.put(worker)
         # The kernel ends a worker with the thread that started it, so these threads start them all.
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="grader")
+        self._programs = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+        self._closed = threading.Event()
         self._count_lock = threading.Lock()
         self._timeouts = 0
         self._starts = [self._threads.submit(self._verify, ()) for _ in self._workers]
@@ -95,12 +102,15 @@ class Grader:
         cut = [False] * len(texts) if truncated is None else truncated
         samples = list(zip(questions, texts, cut, strict=True))
         claims = _claims(samples)
-        batches = [claims[i : i + _BATCH] for i in range(0, len(claims), _BATCH)]
+        programs = [claim for claim in claims if code.is_code(claim[0].entry)]
+        others = [claim for claim in claims if not code.is_code(claim[0].entry)]
+        batches = [others[i : i + _BATCH] for i in range(0, len(others), _BATCH)]
         try:
             verdicts = [self._threads.submit(self._verify, batch) for batch in batches]
+            verdicts += [self._programs.submit(self._run, claim) for claim in programs]
         except RuntimeError as error:  # the threads are shut down
             raise GraderError("the grader is closed") from error
-        return Grading(samples, claims, verdicts)
+        return Grading(samples, others + programs, verdicts)
 
     def grade(
         self,
@@ -113,10 +123,13 @@ class Grader:
 
     def close(self) -> None:
         """Stop workers and threads; what is not graded yet never will be."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed.set()
+        for threads in (self._threads, self._programs):
+            threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.stop()
-        self._threads.shutdown(wait=True)
+        for threads in (self._threads, self._programs):
+            threads.shutdown(wait=True)
 
     def __enter__(self) -> Grader:
         return self
@@ -151,6 +164,18 @@ class Grader:
                 died_at = len(verdicts)
         return verdicts
 
+    def _run(self, claim: Claim) -> list[bool]:
+        """The verdict on a program, run here in the sandbox."""
+        question, given = claim
+        try:
+            report = code.examine_answer(question.entry, given, self._closed, to_the_end=False)
+        except CalledOff as error:
+            raise GraderError("the grader is closed") from error
+        except SandboxError as error:
+            raise GraderError(f"a program could not be run safely: {error}") from error
+        self._count_timeout(End.TIME if report.out_of_time else End.ALL)
+        return [report.passed == report.tests]
+
     def _count_timeout(self, end: End) -> None:
         with self._count_lock:
             self._timeouts += end is End.TIME
@@ -161,7 +186,7 @@ def _claims(samples: Sequence[tuple[Gradable, str, bool]]) -> list[Claim]:
     appearance."""
     claims: dict[tuple[str, str], Claim] = {}
     for question, text, truncated in samples:
-        for given in sorted(filter(worth_verifying, answers_in(text, truncated)), key=str):
-            assert given is not None
-            claims.setdefault((question.id, given), (question, given))
+        for given in sorted(answers_in(question, text, truncated), key=str):
+            if given is not None and worth_verifying(question, given):
+                claims.setdefault((question.id, given), (question, given))
     return list(claims.values())

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 
+from r1mega.rewards import code
 from r1mega.rewards import format as form
 from r1mega.rewards.accuracy import Gradable, verify
 from r1mega.rewards.language import consistency, is_mixed
@@ -31,6 +32,11 @@ BY_ANSWER: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
     {"accuracy": form.answer_of, "accuracy_any_format": form.answer_any_format}
 )
 """Components that verify an answer: name -> how it is read out of the text."""
+
+PROGRAM_BY_ANSWER: Mapping[str, Callable[[str], str | None]] = MappingProxyType(
+    {"accuracy": code.answer_in, "accuracy_any_format": code.answer_in_any_format}
+)
+"""The same where the answer is a program."""
 
 BY_MODEL = ("helpful", "harmless")
 """Components that a reward model judges; the stage that holds the models adds them."""
@@ -58,14 +64,14 @@ def score(
     """
     if truncated:
         return dict.fromkeys(NAMES, 0.0)
-    answers = {name: float(verified(question, read(text))) for name, read in BY_ANSWER.items()}
+    answers = {name: float(verified(question, read(text))) for name, read in _readers(question).items()}
     forms = {name: float(judge(text)) for name, judge in BY_FORM.items()}
     return answers | forms | {name: judge(question, text) for name, judge in BY_QUESTION.items()}
 
 
-def answers_in(text: str, truncated: bool = False) -> set[str | None]:
+def answers_in(question: Gradable, text: str, truncated: bool = False) -> set[str | None]:
     """The answers that `score` will ask to have verified."""
-    return set() if truncated else {read(text) for read in BY_ANSWER.values()}
+    return set() if truncated else {read(text) for read in _readers(question).values()}
 
 
 def combine(components: Mapping[str, float], weights: Mapping[str, float]) -> float:
@@ -86,6 +92,10 @@ def check_weights(by_kind: Mapping[str, Mapping[str, float]]) -> list[str]:
         if not any(weights.values()):
             faults.append(f"{key}: was all zero; must weigh a reward, or no answer could earn any")
     return faults
+
+
+def _readers(question: Gradable) -> Mapping[str, Callable[[str], str | None]]:
+    return PROGRAM_BY_ANSWER if code.is_code(question.entry) else BY_ANSWER
 
 
 def _faults(key: str, name: str, weight: float) -> list[str]:

@@ -67,5 +67,9 @@ def test_prompt_files_are_graded_by_mathematics_or_by_text(reference, given, rig
 
 
 def test_nothing_and_too_much_are_not_worth_a_workers_time():
-    assert worth_verifying("1" * 1_000)
-    assert not any(map(worth_verifying, (None, "", "1" * 1_001)))
+    question = Question("m", "?", "1", "prompts_file")
+    program = Question("c", "?", "", "code", {"kind": "stdin", "tests": []})
+    assert worth_verifying(question, "1" * 1_000)
+    assert not any(worth_verifying(question, given) for given in (None, "", "1" * 1_001))
+    assert worth_verifying(program, "1" * 65_536)
+    assert not worth_verifying(program, "1" * 65_537)

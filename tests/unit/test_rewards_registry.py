@@ -38,8 +38,8 @@ def test_language_is_held_against_the_question():
 def test_a_truncated_answer_earns_nothing_and_is_not_verified():
     text = "<think> a </think> <answer> 8 </answer>"
     assert set(score(EIGHT, text, truncated=True).values()) == {0.0}
-    assert answers_in(text, truncated=True) == set()
-    assert answers_in(text) == {"8"}
+    assert answers_in(EIGHT, text, truncated=True) == set()
+    assert answers_in(EIGHT, text) == {"8"}
 
 
 def test_the_reward_is_the_weighed_sum():
