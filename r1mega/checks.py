@@ -229,6 +229,7 @@ def _number_faults(config: Config) -> list[str]:
         if not 0 < value <= 1:
             faults.append(f"{key}: was {value}; must be above 0 and at most 1")
     faults += _answer_length_faults(config)
+    faults += _probe_faults(config)
     if config.train.tokens_per_microbatch < config.rollout.max_context_tokens:
         faults.append(
             f"train.tokens_per_microbatch: was {config.train.tokens_per_microbatch}; must hold one sample of"
@@ -253,6 +254,23 @@ def _answer_length_faults(config: Config) -> list[str]:
         f" must leave room for a prompt beside {key} = {tokens}"
         for key, tokens in lengths.items()
         if config.rollout.max_context_tokens <= tokens
+    ]
+
+
+def _probe_faults(config: Config) -> list[str]:
+    """Every engine scores at least one text of the probe, which is of held-out questions."""
+    replicas = config.rollout.replicas
+    texts = {
+        "handover.probe_samples": config.handover.probe_samples,
+        "data.held_out_questions": config.data.held_out_questions,
+    }
+    if config.stage not in (Stage.grpo, Stage.reject, Stage.evaluate):
+        return []
+    return [
+        f"{key}: was {count}; must be at least rollout.replicas = {replicas}:"
+        " a hand-over is proven by a text for every engine to score"
+        for key, count in texts.items()
+        if 0 < count < replicas
     ]
 
 

@@ -15,12 +15,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.distributed as dist
 
 from r1mega.rollout.host import Completion, EngineSettings, Request, main
+
+T = TypeVar("T")
 
 
 class EngineError(RuntimeError):
@@ -145,7 +147,7 @@ class Engines:
             with contextlib.suppress(EngineError):
                 engine.send(
                     "generate",
-                    requests=list(requests[engine.number :: self.replicas]),
+                    requests=list(self.share(requests, engine.number)),
                     temperature=temperature,
                     top_p=top_p,
                     max_answer_tokens=max_answer_tokens,
@@ -162,8 +164,14 @@ class Engines:
         return completions
 
     def score(self, texts: Sequence[Sequence[int]]) -> dict[int, list[np.ndarray]]:
-        """By engine, the log-probs of each text's tokens but the first."""
-        return self._together(lambda engine: engine.call("score", texts=[list(text) for text in texts]))
+        """By engine, the log-probs of its share of the texts: of their tokens but the first."""
+        return self._together(
+            lambda one: one.call("score", texts=[list(text) for text in self.share(texts, one.number)])
+        )
+
+    def share(self, texts: Sequence[T], engine: int) -> Sequence[T]:
+        """Of what is dealt out, the engine's: every `replicas`-th from its number on."""
+        return texts[engine :: self.replicas]
 
     def connect(self, init_info: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
         """vLLM's `init_weight_transfer_engine` on every engine; by engine, its workers' layouts."""

@@ -27,13 +27,18 @@ class Handover:
         """Connect the engines.
 
         Args:
-            probe: texts, as tokens, that both sides score after every hand-over.
+            probe: texts, as tokens, that both sides score after every hand-over: the trainer all of them,
+                each engine its share; at least one for every engine.
         """
         self.policy, self.engines = policy, engines
         self.tolerance = config.handover.max_abs_dlogp
         self.probe = probe
         self.count = 0
         self.worst = 0.0
+        if len(probe) < engines.replicas:
+            raise HandoverError(
+                f"the probe has {len(probe)} texts; each of {engines.replicas} engines scores one"
+            )
         served = served_to_engine(policy.source.holders)
         self.workers = Workers(engines.connect({"tensors": _tensors(served)}))
         try:
@@ -76,18 +81,17 @@ class Handover:
     def _send(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
         """The workers' receipts by engine, and the checksum of each copy by its number."""
         self.engines.start_weight_update()
-        self.sender.write()
+        own = self.sender.write()
         # No engine looks at its weights before every rank has written.
         dist.barrier()
-        return self.checksums_of_both_sides()
+        return self.read_back(own)
 
-    def checksums_of_both_sides(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
-        """Engines and ranks at once: the workers' receipts by engine, the ranks' checksums by copy."""
+    def read_back(self, own: dict[int, int]) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
+        """What the workers read in their memory, by engine, and what every rank has written, by copy."""
         self.engines.begin_finish({"version": self.policy.version})
-        own = self.sender.checksums()
-        receipts = self.engines.end_finish()
         parts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, own)
+        receipts = self.engines.end_finish()
         return receipts, {number: value for part in parts for number, value in part.items()}
 
     def _prove(self, receipts: dict[int, list[dict[str, Any]]], sent: dict[int, int]) -> float:
@@ -115,10 +119,10 @@ class Handover:
         return max(differences.values())
 
     def score_both_sides(self) -> dict[int, float]:
-        """By engine, the largest difference of any probe token's log-prob to the trainer's."""
+        """By engine, the largest difference of any log-prob of its share of the probe to the trainer's."""
         ours = [logps.numpy() for logps in self.policy.score([Sample(text, 1) for text in self.probe], 1.0)]
         return {
-            engine: largest_difference(ours, theirs)
+            engine: largest_difference(self.engines.share(ours, engine), theirs)
             for engine, theirs in self.engines.score(self.probe).items()
         }
 

@@ -1,7 +1,7 @@
 """The trainer's end of the hand-over on one machine: every rank writes into the engines' own parameters.
 
-No rank gathers, nothing is staged and no byte is copied twice: the plan says which boxes of which
-parameters this rank sends to whom, and `write` copies them there. The receiving end is
+No rank gathers and no byte is sent twice: the plan says which boxes of which parameters this rank sends to
+whom, and `write` copies them there, with the checksum of what it copies. The receiving end is
 `SharedMemoryEngine` (r1mega/rollout/shared_memory_engine.py), a weight-transfer engine of vLLM.
 """
 
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r1mega.weights.memory import SharedMemory, checksum
+from r1mega.weights.memory import Checksum, SharedMemory, buckets, in_order
 from r1mega.weights.pieces import Piece, Place
-from r1mega.weights.slots import Slot
+from r1mega.weights.slots import Slot, like
 from r1mega.weights.table import Served
 from r1mega.weights.transfer import Box, Copy, TransferPlan, make_transfer_plan, not_served
 
@@ -119,35 +119,36 @@ class SharedMemorySender:
         for piece in pieces:
             own[piece.place.name].append(piece)
         memories: dict[int, Tensor] = {}
-        self.sources: dict[int, tuple[Box, Tensor]] = {}
-        self._from: list[Tensor] = []
-        self._to: list[Tensor] = []
+        self.ways: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        """By the copy's number, from where to where: views of one shape, in the order of the latter."""
         for number, copy in enumerate(plan.copies):
             if copy.sender != rank:
                 continue
             if copy.receiver not in memories:
                 memories[copy.receiver] = SharedMemory.at(workers.paths[copy.receiver]).bytes
             source = _part(own[copy.box.name], copy.box)
-            self.sources[number] = copy.box, source
-            for rows, view in workers.slot(copy).views(memories[copy.receiver]):
-                stretch = source[rows]
-                self._from.append(
-                    stretch.unflatten(0, view.shape[:2]) if view.dim() > source.dim() else stretch
-                )
-                self._to.append(view)
+            views = workers.slot(copy).views(memories[copy.receiver])
+            self.ways[number] = [(like(view, source[rows]), view) for rows, view in views]
 
-    def write(self) -> None:
-        """Copy this rank's boxes into the workers' parameters."""
-        for to, source in zip(self._to, self._from, strict=True):
-            to.copy_(source)
+    def write(self) -> dict[int, int]:
+        """Copy this rank's boxes into the workers' parameters.
 
-    def checksums(self) -> dict[int, int]:
-        """The checksum of each box this rank sends, taken from its own parameters, by the copy's number."""
-        of_box: dict[Box, int] = {}
-        for box, source in self.sources.values():
-            if box not in of_box:
-                of_box[box] = checksum(source)
-        return {number: of_box[box] for number, (box, _) in self.sources.items()}
+        Returns:
+            By the copy's number, the checksum of what this rank's parameters hold; taken before it is
+            copied, so nothing of it comes from the worker's memory.
+        """
+        return {number: _copy(ways) for number, ways in self.ways.items()}
+
+
+def _copy(ways: Sequence[tuple[Tensor, Tensor]]) -> int:
+    total = Checksum()
+    for source, target in ways:
+        for part, place in zip(buckets(source), buckets(target), strict=True):
+            # A bucket is read from memory once: what follows finds it in the cache.
+            elements = in_order(part)
+            total.add(elements)
+            place.copy_(elements)
+    return total.value()
 
 
 def _box(place: Place) -> Box:

@@ -62,7 +62,8 @@ class Slot:
     def views(self, memory: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """The box's rows, a stretch at a time, with the view of the memory that holds them.
 
-        A view of an interleaved stretch has three dimensions: blocks, rows of a block, columns.
+        A view is in the order of the memory: rows and columns; or, where rows lie interleaved, blocks,
+        columns, rows of a block (`like` brings the rows of a box into that shape).
 
         Args:
             memory: the worker's whole, as bytes.
@@ -70,30 +71,25 @@ class Slot:
         flat = memory.view(getattr(torch, self.dtype))
         base = self.base // flat.itemsize
         rows, columns = self.size[0], prod(self.size[1:])
+        if self.block == 1:
+            at = base + self.row * self.width + self.column
+            yield slice(0, rows), flat.as_strided((rows, columns), (self.width, 1), at)
+            return
         done = 0
         while done < rows:
-            row = self.row + done
-            inside = row % self.block
-            whole = (rows - done) // self.block
-            at = base + (row - inside) * self.width + self.column * self.block + inside
-            if inside == 0 and whole and self.block > 1:
-                stretch = whole * self.block
-                shape: tuple[int, ...] = (whole, self.block, columns)
-                strides: tuple[int, ...] = (self.block * self.width, 1, self.block)
-            else:
-                stretch = min(rows - done, self.block - inside) if self.block > 1 else rows
-                shape = (stretch, columns) if len(self.size) > 1 else (stretch,)
-                strides = (self.width if self.block == 1 else 1, self.block)[: len(shape)]
-            yield slice(done, done + stretch), flat.as_strided(shape, strides, at)
-            done += stretch
+            inside = (self.row + done) % self.block
+            whole = (rows - done) // self.block if inside == 0 else 0
+            taken = self.block if whole else min(rows - done, self.block - inside)
+            at = base + (self.row + done - inside) * self.width + self.column * self.block + inside
+            shape = (max(1, whole), columns, taken)
+            yield (
+                slice(done, done + shape[0] * taken),
+                flat.as_strided(shape, (self.block * self.width, self.block, 1), at),
+            )
+            done += shape[0] * taken
 
-    def read(self, memory: Tensor) -> Tensor:
-        """The box in row-major order; a view where it lies so, else a copy."""
-        views = list(self.views(memory))
-        if len(views) == 1 and views[0][1].is_contiguous():
-            return views[0][1]
-        whole = torch.empty(self.size, dtype=getattr(torch, self.dtype))
-        for rows, view in views:
-            part = whole[rows]
-            part.view(view.shape).copy_(view)
-        return whole
+
+def like(view: Tensor, rows: Tensor) -> Tensor:
+    """The rows of a box, in the shape and the order of the view that holds them."""
+    plain = rows.view(len(rows), -1)
+    return plain if view.dim() == 2 else plain.unflatten(0, (len(view), -1)).transpose(1, 2)

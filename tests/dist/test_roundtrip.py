@@ -187,7 +187,7 @@ def travel(ports: list[int], layouts: dict[str, dict[str, int]], folder: Path) -
 
 def fresh_weights(policy: Any) -> dict[str, int]:
     """A checksum of each whole weight but the router's bias, which the tests set themselves."""
-    from r1mega.weights.shared_memory import checksum
+    from r1mega.weights.memory import checksum
 
     return {name: checksum(x) for name, x in policy.source if not name.endswith("e_score_correction_bias")}
 

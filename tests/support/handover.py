@@ -70,12 +70,13 @@ def arriving(handover: Any, damage: Callable[[Memory], None]) -> Any:
     """What every rank has written is damaged before any engine looks at it."""
     import torch.distributed as dist
 
-    def write(real: Any) -> None:
-        real()
+    def write(real: Any) -> Any:
+        checksums = real()
         dist.barrier()
         if dist.get_rank() == 0:
             damage(Memory(handover))
         dist.barrier()
+        return checksums
 
     return interposed(handover.sender, "write", write)
 
@@ -162,22 +163,17 @@ def stale_engine(handover: Any) -> Any:
 @contextmanager
 def mislabelled(handover: Any, one: str, other: str) -> Iterator[None]:
     """The trainer takes two weights for each other; what it sends is what it says it sends."""
-    sender = handover.sender
-    real = dict(sender.sources), list(sender._from)
-    numbers = {
-        name: [number for number, (box, _) in sender.sources.items() if box.name == name]
-        for name in (one, other)
-    }
+    copies, ways = handover.plan.copies, handover.sender.ways
+    real = dict(ways)
+    numbers = {name: [number for number in ways if copies[number].box.name == name] for name in (one, other)}
     for a, b in zip(numbers[one], numbers[other], strict=True):
-        (box_a, source_a), (box_b, source_b) = sender.sources[a], sender.sources[b]
-        sender.sources[a], sender.sources[b] = (box_a, source_b), (box_b, source_a)
-        where = {source.data_ptr(): i for i, source in enumerate(sender._from)}
-        i, j = where[source_a.data_ptr()], where[source_b.data_ptr()]
-        sender._from[i], sender._from[j] = sender._from[j], sender._from[i]
+        sources = [[source for source, _ in real[number]] for number in (b, a)]
+        for number, changed in zip((a, b), sources, strict=True):
+            ways[number] = [(source, to) for source, (_, to) in zip(changed, real[number], strict=True)]
     try:
         yield
     finally:
-        sender.sources, sender._from = real
+        ways.update(real)
 
 
 ROUTER_BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"

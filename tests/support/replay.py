@@ -19,7 +19,7 @@ def replay(plan: Any, recording: dict[str, Any], *, moved_bias: float = 0.0) -> 
         moved_bias: added to one expert's bias in every layer, to send tokens elsewhere.
     """
     from r1mega.config import OptimizerConfig
-    from r1mega.weights.shared_memory import checksum
+    from r1mega.weights.memory import checksum
 
     policy = new_policy(recording["fields"], plan)
     policy.load(recording["folder"])

@@ -69,8 +69,8 @@ def _turn(policy: Policy, handover: Handover, memcpy: Any, raw: RawVllm | None) 
     """One hand-over in its parts, and what each is held against, by turns."""
     copied, _ = timed(memcpy)
     handover.engines.start_weight_update()
-    written, _ = timed(handover.sender.write)
-    checked, _ = timed(lambda: handover.checksums_of_both_sides())
+    written, own = timed(handover.sender.write)
+    checked, _ = timed(lambda: handover.read_back(own))
     samples = [Sample(text, 1) for text in handover.probe]
     scored, _ = timed(lambda: handover.score_both_sides())
     rows = raw_megatron.rows(policy, samples)

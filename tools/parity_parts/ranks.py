@@ -57,7 +57,10 @@ def _score(job: Job, config: Config, plan: Plan) -> tuple[Seen, list[np.ndarray]
             Handover(config, policy, engines, job.texts).run()
         except HandoverError as error:
             unproven = str(error)
-        return seen, engines.score(job.texts)[0], unproven
+        logps = list(seen.logps)
+        for engine, theirs in engines.score(job.texts).items():
+            logps[engine :: engines.replicas] = theirs
+        return seen, logps, unproven
 
 
 def watch(policy: Any, plan: Plan, texts: Sequence[Sequence[int]]) -> Seen:
