@@ -14,6 +14,10 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from r1mega.config import Config
 
 
 def main() -> None:
@@ -53,11 +57,13 @@ def _show(arguments: list[str]) -> None:
 
 def _run(arguments: list[str]) -> int:
     from r1mega.checks import check
-    from r1mega.config import BadRun, compose
+    from r1mega.config import BadRun, Stage, compose
     from r1mega.launch import ranks_started, start_ranks
 
     try:
         config = compose(configurations(), arguments)
+        if config.stage is Stage.pipeline:
+            return _run_pipeline(config, arguments)
         plan = check(config, ranks_started())
     except BadRun as error:
         if os.environ.get("RANK", "0") == "0":
@@ -72,6 +78,16 @@ def _run(arguments: list[str]) -> int:
     from r1mega.rank import run_rank
 
     return run_rank(config, plan)
+
+
+def _run_pipeline(config: Config, arguments: list[str]) -> int:
+    from r1mega.config import BadRun
+    from r1mega.launch import ranks_started
+    from r1mega.stages import pipeline
+
+    if ranks_started() is not None:
+        raise BadRun(["stage: was pipeline, which starts its stages' ranks itself; start it once, alone"])
+    return pipeline.main(config, arguments, configurations())
 
 
 if __name__ == "__main__":

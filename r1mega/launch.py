@@ -51,8 +51,9 @@ def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = (
     Returns:
         The exit code of the run: 0 where every rank ended well, 130 after Ctrl-C.
     """
+    port = os.environ.get("MASTER_PORT") or _free_port()
     processes = [
-        subprocess.Popen([sys.executable, *program, *arguments], env=_environment(rank, ranks))
+        subprocess.Popen([sys.executable, *program, *arguments], env=_environment(rank, ranks, port))
         for rank in range(ranks)
     ]
     try:
@@ -64,27 +65,22 @@ def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = (
         _end(processes)
 
 
-def _environment(rank: int, ranks: int) -> dict[str, str]:
+def _environment(rank: int, ranks: int, port: str) -> dict[str, str]:
     return os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(ranks),
         "LOCAL_WORLD_SIZE": str(ranks),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": os.environ.get("MASTER_PORT") or _free_port(),
+        "MASTER_PORT": port,
         "R1MEGA_LAUNCHED": str(os.getpid()),
     }
 
 
-_port: list[str] = []
-
-
 def _free_port() -> str:
-    if not _port:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            _port.append(str(probe.getsockname()[1]))
-    return _port[0]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]]) -> int:

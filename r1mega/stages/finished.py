@@ -5,37 +5,28 @@ Imports no torch: the launcher asks before it starts any rank.
 
 from __future__ import annotations
 
-import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
 
 from r1mega.config import BadRun, Config, to_yaml
+from r1mega.pipeline import keys
+from r1mega.pipeline.artifacts import missing
+from r1mega.track.files import write_atomic
 from r1mega.track.summary import format_result, read_summary
-
-_NOT_HASHED = ("name", "runs_dir", "fresh")
 
 
 def config_hash(config: Config) -> str:
-    """Twelve hexadecimal digits of all that decides a run's result."""
-    lines = [line for line in to_yaml(config).splitlines() if line.split(":")[0] not in _NOT_HASHED]
-    for path in _files_read(config):
-        status = path.stat()
-        lines.append(f"{path.name} {status.st_size} {status.st_mtime_ns}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def _files_read(config: Config) -> list[Path]:
-    """The files whose content the run depends on; another size or time of change makes another run."""
-    folder, prompts = config.model.init_from, config.data.prompts_file
-    found = sorted(path for path in Path(folder).iterdir() if path.is_file()) if folder else []
-    return [*found, *([Path(prompts)] if prompts else [])]
+    """Twelve hexadecimal digits of all that decides a run's result; what it reads must be there."""
+    return keys.key_of(keys.made_from(config))
 
 
 def show_finished(config: Config) -> bool:
-    """Print the result of the run, if the folder holds it finished; says whether it did."""
+    """Print the result of the run, if the folder holds it finished and whole; says whether it did."""
     summary = read_summary(config.folder / "summary.json")
-    if config.fresh or summary.get("config_hash") != config_hash(config):
+    # Without a summary nothing is hashed: every rank asks, and what the run reads may be large.
+    if config.fresh or not summary or missing(config) or summary["config_hash"] != config_hash(config):
         return False
     if os.environ.get("RANK", "0") == "0":
         print(format_result(summary, config.folder / "report.html"))
@@ -43,26 +34,45 @@ def show_finished(config: Config) -> bool:
     return True
 
 
-def prepare_folder(config: Config) -> None:
-    """Clear the run's folder of an earlier run and leave the resolved config in it.
+def prepare_folder(config: Config) -> str:
+    """Clear the run's folder of an earlier run and leave in it the resolved config and what it is made of.
 
-    What another run finished there is moved aside; what it left unfinished is deleted.
+    What another run finished there is moved aside; what it left unfinished is deleted. Killed at any
+    moment, it leaves a folder that it takes for a run's the next time.
+
+    Returns:
+        The run's `config_hash`, of what it is about to read.
 
     Raises:
         BadRun: the folder holds something that no run left there.
     """
-    folder = config.folder
+    made, folder = keys.made_from(config), config.folder
+    shutil.rmtree(_going(folder), ignore_errors=True)  # of a run that was cut short in here
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "config.yaml").exists():
             raise BadRun([f"name: {folder} exists and is no run's folder; choose another name"])
         finished = read_summary(folder / "summary.json").get("config_hash")
         if finished and not config.fresh:
             kept = folder.with_name(f"{folder.name}-{finished}")
-            shutil.rmtree(kept, ignore_errors=True)
+            _delete(kept)
             print(f"{folder} holds another run, finished; it is kept as {kept}.")
             folder.rename(kept)
         else:
             print(f"Starting over in {folder}: what an earlier run left there goes.")
-            shutil.rmtree(folder)
+            _delete(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(to_yaml(config))
+    write_atomic(folder / keys.FILE, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    return keys.key_of(made)
+
+
+def _delete(folder: Path) -> None:
+    """Delete the folder; cut short, nothing is left under its name."""
+    if folder.exists():
+        shutil.rmtree(_going(folder), ignore_errors=True)
+        folder.rename(_going(folder))
+        shutil.rmtree(_going(folder), ignore_errors=True)
+
+
+def _going(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.deleted")

@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from r1mega.config import Config, Stage
-from r1mega.stages.finished import config_hash, prepare_folder
+from r1mega.stages.finished import prepare_folder
 from r1mega.stages.judging import Components
 from r1mega.stages.sampling import Batch
 from r1mega.track import jsonl
@@ -32,14 +32,15 @@ class Recorder:
         self.writes = dist.get_rank() == 0
         self.began = time.monotonic()
         self.wandb: WandbRun | None = None
+        self.key = ""
 
     def __enter__(self) -> Recorder:
         if self.writes:
-            prepare_folder(self.config)
+            self.key = prepare_folder(self.config)
             track = self.config.track
             self.wandb = WandbRun(
                 self.folder,
-                run_id=f"{self.config.name}-{config_hash(self.config)}",
+                run_id=f"{self.config.name}-{self.key}",
                 project=track.project,
                 mode=track.wandb.value,
                 config=dataclasses.asdict(self.config),
@@ -113,7 +114,7 @@ class Recorder:
             "name": self.config.name,
             "stage": self.config.stage.value,
             "seed": self.config.seed,
-            "config_hash": config_hash(self.config),
+            "config_hash": self.key,
             "wall_s": time.monotonic() - self.began,
             "environment": versions(),
             **figures,

@@ -44,7 +44,6 @@ def ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(launch, "GRACE_S", 0.5)
-    monkeypatch.setattr(launch, "_port", [])
     for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
