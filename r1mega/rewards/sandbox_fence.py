@@ -3,9 +3,11 @@
 setpriv drops root to a user who owns nothing; bubblewrap gives a view of the machine that holds a read-only
 /usr, a scratch folder in memory and private /proc and /dev, without network, environment or capabilities;
 the filter denies what the kernel would still offer; prlimit bounds processor time, memory and files. The
-limits are set last, inside the program's own user namespace, so that threads are counted for each program
-alone. Since a program cannot start a second process, its address space is all the memory it can have:
-whatever holds pages outside of it (memfd, System V memory, message queues) is denied too.
+number of threads is set last, inside the program's own user namespace, where it is counted for each program
+alone. bubblewrap's own process inside, number 1, is of the same user as the program, which could read and
+write its memory, so its folder in /proc is covered. Since a program cannot start a second process, its
+address space is all the memory it can have: whatever holds pages outside of it (memfd, System V memory,
+message queues) is denied too.
 """
 
 from __future__ import annotations
@@ -63,14 +65,26 @@ class Limits:
 def command(limits: Limits, files: Mapping[str, int], filter_fd: int, status_fd: int) -> list[str]:
     """The command line of a run of `files["main.py"]`; `files` are descriptors to read, by name in /box."""
     return [
+        *_limited(limits),
         *_drop_root(),
-        *("bwrap", "--unshare-user", "--unshare-all", "--die-with-parent", "--new-session"),
+        *(_tool("bwrap"), "--unshare-user", "--unshare-all", "--die-with-parent", "--new-session"),
         *("--uid", str(NOBODY), "--gid", str(NOBODY), "--cap-drop", "ALL", "--hostname", "box"),
         *("--clearenv", "--setenv", "LC_ALL", "C.UTF-8"),
         # Equal programs must earn equal rewards: an order of sets that changes by the run would break that.
         *("--setenv", "PYTHONHASHSEED", "0", "--setenv", "PYTHONDONTWRITEBYTECODE", "1"),
         *_system_folders(),
-        *("--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
+        *(
+            "--proc",
+            "/proc",
+            "--tmpfs",
+            "/proc/1",
+            "--remount-ro",
+            "/proc/1",
+            "--dev",
+            "/dev",
+            "--remount-ro",
+            "/dev",
+        ),
         *("--size", str(limits.scratch_bytes), "--tmpfs", "/tmp", "--chdir", "/tmp"),
         *(
             word
@@ -78,7 +92,7 @@ def command(limits: Limits, files: Mapping[str, int], filter_fd: int, status_fd:
             for word in ("--perms", "0444", "--file", str(fd), f"{BOX}/{name}")
         ),
         *("--remount-ro", "/", "--seccomp", str(filter_fd), "--json-status-fd", str(status_fd), "--"),
-        *_limited(limits),
+        *("/usr/bin/prlimit", f"--nproc={limits.threads}"),
         # The environment is empty but for our words, so -s -S isolates as -I does, and heeds the hash seed.
         *(PYTHON, "-s", "-S", f"{BOX}/main.py"),
     ]
@@ -111,9 +125,14 @@ def missing_tools() -> list[str]:
     return missing if os.access(PYTHON, os.X_OK) else [*missing, PYTHON]
 
 
+def _tool(name: str) -> str:
+    """Its whole path: what is started has an empty environment, and so no PATH."""
+    return shutil.which(name) or name
+
+
 def _drop_root() -> list[str]:
     ids = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups") if os.geteuid() == 0 else ()
-    return ["setpriv", "--no-new-privs", "--pdeathsig", "KILL", *ids]
+    return [_tool("setpriv"), "--no-new-privs", "--pdeathsig", "KILL", *ids]
 
 
 def _system_folders() -> list[str]:
@@ -133,10 +152,9 @@ def _limited(limits: Limits) -> list[str]:
         "cpu": limits.cpu_s,
         "fsize": limits.file_bytes,
         "nofile": limits.open_files,
-        "nproc": limits.threads,
         "stack": 8 * 1024**2,
         "core": 0,
         "memlock": 0,
         "msgqueue": 0,
     }
-    return ["/usr/bin/prlimit", *(f"--{name}={most}" for name, most in bounds.items())]
+    return [_tool("prlimit"), *(f"--{name}={most}" for name, most in bounds.items())]

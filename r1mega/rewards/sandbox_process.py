@@ -68,6 +68,7 @@ class Sandboxed:
                 stderr=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=[*given.values(), rules, status],
+                env={},  # bubblewrap empties the program's; this is bubblewrap's own
                 start_new_session=True,
             )
         for fd in (self._stdin, self._stdout, self._stderr):
