@@ -69,8 +69,11 @@ class BadRow:
     fault: str
 
 
-def rows(path: str | Path) -> Iterator[Row | BadRow]:
-    """The file's rows in order. Raises `DataFileError` if the file as a whole cannot be used."""
+def rows(path: str | Path, limit_bytes: int = LIMIT_BYTES) -> Iterator[Row | BadRow]:
+    """The file's rows in order; a line of JSONL may have so many bytes.
+
+    Raises `DataFileError` if the file as a whole cannot be used.
+    """
     beginning = _beginning(Path(path))
     if beginning.startswith(_PARQUET):
         from r1mega.data.parquet import NotParquet, parquet_rows
@@ -83,8 +86,8 @@ def rows(path: str | Path) -> Iterator[Row | BadRow]:
         return
     if fault := _other_kind(Path(path), beginning):
         raise DataFileError([f"{path}: {fault}"])
-    for number, line in _lines(Path(path)):
-        if row := _json_row(number, line):
+    for number, line in _lines(Path(path), limit_bytes):
+        if row := _json_row(number, line, limit_bytes):
             yield row
 
 
@@ -116,21 +119,21 @@ def _other_kind(path: Path, beginning: bytes) -> str | None:
     return None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, limit_bytes: int) -> Iterator[tuple[int, bytes]]:
     """Numbered lines; of one that is too long comes only enough to see that."""
     with path.open("rb") as file:
         number = 0
-        while line := file.readline(LIMIT_BYTES + 1):
+        while line := file.readline(limit_bytes + 1):
             number += 1
             yield number, line.removeprefix(_BOM) if number == 1 else line
-            while len(line) > LIMIT_BYTES and not line.endswith(b"\n"):
-                line = file.readline(LIMIT_BYTES + 1) or b"\n"
+            while len(line) > limit_bytes and not line.endswith(b"\n"):
+                line = file.readline(limit_bytes + 1) or b"\n"
 
 
-def _json_row(number: int, line: bytes) -> Row | BadRow | None:
+def _json_row(number: int, line: bytes, limit_bytes: int) -> Row | BadRow | None:
     if not line.strip():
         return None
     try:
-        return Row(number, parse(line.rstrip(b"\r\n")))
+        return Row(number, parse(line.rstrip(b"\r\n"), limit_bytes))
     except NotUsable as error:
         return BadRow(number, str(error))

@@ -1,7 +1,7 @@
 """One JSON object from one line of a file, strictly.
 
 Guarantees a dict of plain values whose numbers are finite. Refuses, naming what is wrong: bytes that
-are not UTF-8, a line longer than `LIMIT_BYTES`, brackets deeper than `LIMIT_DEPTH`, a key given twice
+are not UTF-8, a line longer than a limit, brackets deeper than `LIMIT_DEPTH`, a key given twice
 in one object (Python's reader would keep the last in silence), NaN and infinities (JSON has none),
 and anything that is not an object.
 """
@@ -25,10 +25,10 @@ class NotUsable(ValueError):
     """Why a line is no row."""
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes, limit_bytes: int = LIMIT_BYTES) -> dict[str, Any]:
     """The object of one line. Raises `NotUsable`."""
-    if len(line) > LIMIT_BYTES:
-        raise NotUsable(f"longer than {LIMIT_BYTES / 2**20:g} MiB: is a line end missing?")
+    if len(line) > limit_bytes:
+        raise NotUsable(f"longer than {limit_bytes / 2**20:g} MiB: is a line end missing?")
     _check_depth(line)
     try:
         value = _DECODER.decode(line.decode())
