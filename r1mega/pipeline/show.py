@@ -24,10 +24,12 @@ def plan(
 
 def _block(number: int, node: Node, state: Standing, seconds: Mapping[str, float]) -> str:
     took = f" (took {clock(seconds[node.name])})" if node.name in seconds else ""
-    lines = [f"{number:>3}  {node.name} ({node.config.stage}): {_standing(state)}{took}"]
-    lines += [f"       reads   {artifact} as {key}" for key, artifact in node.reads.items()]
-    lines += [f"       writes  {node.name}/{what} in {path}" for what, path in node.writes.items()]
-    return "\n".join(lines)
+    reads = ", ".join(dict.fromkeys(node.reads.values())) or "nothing"
+    writes = ", ".join(f"{node.name}/{what}" for what in node.writes) or "figures"
+    return (
+        f"{number:>3}  {node.name} ({node.config.stage}): {_standing(state)}{took}"
+        f"\n       {reads} -> {writes}"
+    )
 
 
 def _standing(state: Standing) -> str:

@@ -209,12 +209,11 @@ def test_a_plan_shows_the_graph_and_changes_nothing(home: Path) -> None:
     assert said.splitlines() == [
         "r: 3 stages in runs/r",
         "  1  base (pretrain): done (took 1:01)",
-        f"       writes  base/model in {nodes['base'].writes['model']}",
+        "       nothing -> base/model",
         "  2  zero (grpo): would run: grpo.rollouts was 30, is now 40",
-        "       reads   base/model as model.init_from",
-        "       writes  zero/model in runs/r/zero/final",
+        "       base/model -> zero/model",
         "  3  evaluation (evaluate): would run if zero/model changes",
-        "       reads   zero/model as model.init_from",
+        "       zero/model -> figures",
     ]
 
 
