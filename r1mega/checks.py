@@ -106,6 +106,7 @@ def inputs(config: Config) -> dict[str, str]:
         "reward.helpful_model": config.reward.helpful_model,
         "reward.harmless_model": config.reward.harmless_model,
         "eval.benchmark_file": config.eval.benchmark_file,
+        "eval.population_file": config.eval.population_file,
         **{f"eval.models.{name}": folder for name, folder in config.eval.models.items()},
         **{f"sft.data_files[{i}]": file for i, file in enumerate(config.sft.data_files)},
     }
@@ -205,7 +206,6 @@ def _number_faults(config: Config) -> list[str]:
         "reject.samples_per_question": config.reject.samples_per_question,
         "reject.kept_per_question": config.reject.kept_per_question,
         "reject.paragraph_words": config.reject.paragraph_words,
-        "eval.questions": config.eval.questions,
         "eval.samples_per_question": config.eval.samples_per_question,
         "cluster.threads_per_rank": config.cluster.threads_per_rank,
         "handover.probe_samples": config.handover.probe_samples,
@@ -213,8 +213,12 @@ def _number_faults(config: Config) -> list[str]:
         "pretrain.optimizer.lr": config.pretrain.optimizer.lr,
         "grpo.optimizer.lr": config.grpo.optimizer.lr,
     }
-    budgets = {"sft.token_budget": config.sft.token_budget, "grpo.token_budget": config.grpo.token_budget}
-    positive |= {key: budget for key, budget in budgets.items() if budget is not None}
+    may_be_null = {
+        "sft.token_budget": config.sft.token_budget,
+        "grpo.token_budget": config.grpo.token_budget,
+        "eval.questions": config.eval.questions,
+    }
+    positive |= {key: value for key, value in may_be_null.items() if value is not None}
     faults = [f"{key}: was {value}; must be above 0" for key, value in positive.items() if value <= 0]
     not_negative = {
         "seed": config.seed,
@@ -389,22 +393,47 @@ def _dialogue_faults(config: Config) -> list[str]:
 
 def _question_faults(config: Config) -> list[str]:
     from r1mega.data.faults import data_faults
+    from r1mega.data.tokenizer import check_digits
     from r1mega.rewards.registry import check_weights
 
     data, mixture = config.data, config.pretrain.mixture
+    if config.eval.benchmark is not None:
+        return _benchmark_faults(config)
     pretrains = config.model.init_from is None
     tasks = [(task.name, task.parameters, task.weight) for task in data.tasks]
     faults = check_weights(config.reward.weights)
-    faults += data_faults(tasks, data.prompts_file, data.template, mixture if pretrains else {})
+    faults += check_digits(data.digits_per_token)
+    texts = mixture if pretrains else {}
+    faults += data_faults(tasks, data.prompts_file, data.template, texts, config.pretrain.language_use)
     if pretrains and not mixture:
         faults.append("pretrain.mixture: was empty; a base trained from scratch needs texts to learn")
     if data.prompts_file is not None and not faults:
         faults += _split_faults(config, data.prompts_file)
-    if config.eval.questions > data.held_out_questions:
+    if config.eval.questions is not None and config.eval.questions > data.held_out_questions:
         faults.append(
             f"eval.questions: was {config.eval.questions};"
             f" data.held_out_questions holds {data.held_out_questions}"
         )
+    return faults
+
+
+def _benchmark_faults(config: Config) -> list[str]:
+    from r1mega.data.benchmarks import BENCHMARKS, HUMANEVAL, benchmark_faults
+    from r1mega.data.templates import check_template
+    from r1mega.rewards.code import code_faults
+    from r1mega.track.rating import PopulationError, read_population
+
+    name, people = config.eval.benchmark, config.eval.population_file
+    if config.stage is not Stage.evaluate:
+        return [f"eval.benchmark: was {name}; must be null but for stage=evaluate"]
+    faults = check_template(config.data.template) + benchmark_faults(name, config.eval.benchmark_file)
+    if name is not None and not faults:
+        faults += code_faults(name == HUMANEVAL or BENCHMARKS[name].graded_by == "program")
+    if people is not None:
+        try:
+            read_population(people)
+        except PopulationError as error:
+            faults += str(error).splitlines()
     return faults
 
 

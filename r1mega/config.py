@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,8 @@ class DataConfig:
     """JSONL with `question` and `answer` in each row; replaces `tasks`."""
     template: str = "r1_zero"
     """How a question becomes a prompt: a name in `r1mega/data/templates.py`."""
+    digits_per_token: int = 1
+    """Numbers of up to so many digits are one token, where a tokenizer is made for the questions."""
     train_questions: int = 20_000
     """Distinct questions kept for training; none of them is among the held-out ones."""
     held_out_questions: int = 512
@@ -150,6 +153,8 @@ class PretrainConfig:
     samples_per_update: int = 256
     mixture: dict[str, float] = field(default_factory=dict)
     """Share of each kind of text (`r1mega/data/corpus.py` describes the kinds)."""
+    language_use: dict[str, float] = field(default_factory=lambda: {"same": 1.0})
+    """Share of thoughts in the question's language (`same`), in the `other`, or `mixed`."""
     # Given, so that a run that starts from a model need not name it.
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))
 
@@ -286,8 +291,11 @@ class EvalConfig:
     benchmark: str | None = None
     """A benchmark of r1mega/data/benchmarks.py; None: the run's own held-out questions."""
     benchmark_file: str | None = None
-    """Its questions, in the published schema."""
-    questions: int = 256
+    """Its questions, in the published schema (docs/benchmarks_models.md); HumanEval's are installed."""
+    population_file: str | None = None
+    """Ratings of people, a line each: a rated benchmark's percentile is among them."""
+    questions: int | None = 256
+    """None: all."""
     samples_per_question: int = 16
     temperature: float = 0.6
     top_p: float = 0.95
@@ -419,6 +427,7 @@ class BadRun(ValueError):
         super().__init__(faults[0] if len(faults) == 1 else "\n  ".join([f"{len(faults)} faults:", *faults]))
 
 
+@cache
 def register() -> None:
     """Make the schema known to Hydra, as `schema` in every config folder's defaults list."""
     from hydra.core.config_store import ConfigStore
@@ -459,7 +468,15 @@ def _compose(folder: Path, overrides: list[str]) -> Any:
     with hydra.initialize_config_dir(str(folder), version_base="1.3"):
         composed = hydra.compose("r1mega", overrides)
     # `+key=value` adds keys that the schema does not have; merged into it anew, they are refused.
-    return OmegaConf.merge(OmegaConf.structured(Config), OmegaConf.to_container(composed))
+    return OmegaConf.merge(_schema(), OmegaConf.to_container(composed))
+
+
+@cache
+def _schema() -> Any:
+    """The schema as OmegaConf has it; a pipeline composes tens of runs on it."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.structured(Config)
 
 
 def _each_fault(folder: Path, overrides: list[str], failures: tuple[type[Exception], ...]) -> list[str]:

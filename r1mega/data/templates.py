@@ -49,8 +49,7 @@ def _chat_ml(*examples: tuple[str, str]) -> str:
         for question, answer in examples
     )
     return (
-        f"{{{{ '{opening}' }}}}"
-        "{% for message in messages %}"
+        (f"{{{{ '{opening}' }}}}" if opening else "") + "{% for message in messages %}"
         "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
         "{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -61,6 +60,7 @@ TEMPLATES: Mapping[str, str] = MappingProxyType(
     {
         "r1_zero": _chat(_R1_ZERO, ". "),  # R1-Zero's own
         "short": _chat("", "\\n"),  # a few tokens, for models too small to read instructions
+        "chat_ml": _chat_ml(),  # the turns alone
         "chat_sum": _chat_ml(
             ("Calculate 8 + 5 + 1.", "8 + 5 = 13, 13 + 1 = 14 <answer>14</answer>"),
             ("Calculate 2 + 4 + 3.", "2 + 4 = 6, 6 + 3 = 9 <answer>9</answer>"),

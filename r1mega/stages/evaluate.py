@@ -7,10 +7,13 @@ questions with the same seeds, so that their figures compare question by questio
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
 
 from r1mega.config import Config
+from r1mega.data.benchmarks.swe_bench import SWE_BENCH_VERIFIED, write_predictions
 from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
+from r1mega.rewards.format import answer_of
 from r1mega.rewards.grader import Grader
 from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
@@ -19,6 +22,7 @@ from r1mega.stages.measures import Rates, measure
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
 from r1mega.stages.recorder import Recorder
 from r1mega.stages.serving import open_engines
+from r1mega.track import rating
 from r1mega.track.stats import mean_of
 
 
@@ -35,14 +39,19 @@ def run(config: Config, plan: Plan) -> None:
         ):
             engines.wait()
             handover = Handover(config, policy, engines, probe_texts(config, text))
-            rates = {}
+            figures = {}
             for name, folder in models.items():
                 policy.load(Path(folder))
                 handover.run()
-                rates[name] = evaluate(config, text, engines, grader, recorder, of=name)
-                recorder.say(line(name, rates[name]))
-        figures = {name: {key: mean_of(values) for key, values in of.items()} for name, of in rates.items()}
-        recorder.finish({"models": figures, "eval": size(config), "handover": handover.summary()})
+                batch, components = sample_and_grade(config, text, engines, grader)
+                keep(config, recorder, batch, components, of=name)
+                rates = measure(batch, components, config.eval.samples_per_question)
+                recorder.say(line(name, rates))
+                figures[name] = {key: mean_of(values) for key, values in rates.items()}
+                figures[name] |= rated(config, batch, components)
+                if recorder.writes:
+                    write_harness_files(config, name, batch)
+        recorder.finish({"models": figures, "eval": size(config, text), "handover": handover.summary()})
 
 
 def line(name: str, rates: Rates) -> str:
@@ -52,19 +61,29 @@ def line(name: str, rates: Rates) -> str:
     return f"{name}: {', '.join(figures)}"
 
 
-def size(config: Config) -> dict[str, int]:
+def size(config: Config, text: Text) -> dict[str, int]:
     """What an evaluation's figures rest on."""
-    return {"questions": config.eval.questions, "samples_per_question": config.eval.samples_per_question}
+    questions = len(text.questions.held_out[: config.eval.questions])
+    return {"questions": questions, "samples_per_question": config.eval.samples_per_question}
 
 
 def evaluate(
-    config: Config, text: Text, engines: Engines, grader: Grader, recorder: Recorder, **label: str | int
+    config: Config, text: Text, engines: Engines, grader: Grader, recorder: Recorder, *, rollout: int
 ) -> Rates:
-    """Sample and grade answers to the held-out questions; the same seeds whatever the policy.
+    """The measures of the policy in the engines, on the held-out questions.
 
     Args:
-        label: what the samples that are kept are of: `rollout`, or the model's name as `of`.
+        rollout: how many rollouts the policy has had, for the samples kept.
     """
+    batch, components = sample_and_grade(config, text, engines, grader)
+    keep(config, recorder, batch, components, rollout=rollout)
+    return measure(batch, components, config.eval.samples_per_question)
+
+
+def sample_and_grade(
+    config: Config, text: Text, engines: Engines, grader: Grader
+) -> tuple[sampling.Batch, judging.Components]:
+    """Answers to the held-out questions, with their components; the same seeds whatever the policy."""
     plan = config.eval
     questions = text.questions.held_out[: plan.questions]
     ticket, requests = sampling.submit(
@@ -78,7 +97,44 @@ def evaluate(
         max_answer_tokens=config.rollout.max_answer_tokens,
     )
     batch = sampling.collect(engines, text, questions, ticket, requests)
-    components = judging.collect(judging.submit(grader, batch), len(batch.texts))
-    firsts = range(0, len(batch.texts), plan.samples_per_question)
+    return batch, judging.collect(judging.submit(grader, batch), len(batch.texts))
+
+
+def keep(
+    config: Config,
+    recorder: Recorder,
+    batch: sampling.Batch,
+    components: judging.Components,
+    **label: str | int,
+) -> None:
+    """Keep the first answer to each of some questions, under what they are of."""
+    firsts = range(0, len(batch.texts), config.eval.samples_per_question)
     recorder.samples(batch, components, list(firsts)[: config.track.samples_kept], **label)
-    return measure(batch, components, plan.samples_per_question)
+
+
+def rated(
+    config: Config, batch: sampling.Batch, components: judging.Components
+) -> dict[str, dict[str, float | list[float]]]:
+    """Rating and percentile on problems that have ratings; nothing on others."""
+    samples = config.eval.samples_per_question
+    firsts = range(0, len(batch.texts), samples)
+    difficulties = [batch.questions[first].parameters.get("rating") for first in firsts]
+    if None in difficulties:
+        return {}
+    solved = [fmean(parts["accuracy"] for parts in components[at : at + samples]) for at in firsts]
+    found = rating.fit(difficulties, solved)
+    figures = {"rating": {"mean": found.rating, "ci95": list(found.ci95)}}
+    if config.eval.population_file is not None:
+        people = rating.read_population(config.eval.population_file)
+        low, high = (people.percentile(end) for end in found.ci95)
+        figures["percentile"] = {"mean": people.percentile(found.rating), "ci95": [low, high]}
+    return figures
+
+
+def write_harness_files(config: Config, model: str, batch: sampling.Batch) -> None:
+    """Predictions for a benchmark that only an outside harness can judge: each instance's first answer."""
+    if config.eval.benchmark != SWE_BENCH_VERIFIED.name:
+        return
+    firsts = range(0, len(batch.texts), config.eval.samples_per_question)
+    answers = [(batch.questions[i], answer_of(batch.texts[i])) for i in firsts]
+    write_predictions(config.folder / f"predictions.{model}.jsonl", model, answers)

@@ -92,7 +92,7 @@ def run(config: Config, plan: Plan) -> None:
             copy_tokenizer(text.folder, config.folder / "final")
         recorder.finish(
             {
-                "eval": _compared(base, final) | size(config),
+                "eval": _compared(base, final) | size(config, text),
                 "train": {"rollouts": course.rollouts, "updates": course.updates, "tokens": course.tokens},
                 "handover": handover.summary(),
                 "mismatch": {"mean_abs_dlogp": course.mismatch},

@@ -17,21 +17,33 @@ from r1mega.data.benchmarks.mathematics import AIME_2024, MATH_500
 from r1mega.data.benchmarks.swe_bench import SWE_BENCH_VERIFIED, write_predictions
 from r1mega.data.files import DataFileError
 from r1mega.data.hints import nearest
+from r1mega.data.humaneval import read_humaneval
+from r1mega.data.question import Question
 
 _ALL = (AIME_2024, MATH_500, GPQA_DIAMOND, MMLU, LIVECODEBENCH, CODEFORCES, SWE_BENCH_VERIFIED)
 
 BENCHMARKS: Mapping[str, Benchmark] = MappingProxyType({benchmark.name: benchmark for benchmark in _ALL})
 """Every benchmark by its name."""
 
-__all__ = ["BENCHMARKS", "Benchmark", "benchmark_faults", "write_predictions"]
+HUMANEVAL = "humaneval"
+"""The one benchmark that needs no file: its questions are in an installed package."""
+
+__all__ = ["BENCHMARKS", "HUMANEVAL", "Benchmark", "benchmark_faults", "read_benchmark", "write_predictions"]
+
+
+def read_benchmark(name: str, file: str | None) -> list[Question]:
+    """The questions of a benchmark that `benchmark_faults` finds nothing wrong with."""
+    return read_humaneval() if name == HUMANEVAL else BENCHMARKS[name].read(str(file))
 
 
 def benchmark_faults(name: str | None, file: str | None) -> list[str]:
     """Everything wrong with a run's `eval.benchmark` and `eval.benchmark_file`, one line a fault."""
     if name is None:
         return [f"eval.benchmark_file: was {file}; must be null without eval.benchmark"] if file else []
+    if name == HUMANEVAL:
+        return [f"eval.benchmark_file: was {file}; must be null, {name} is installed"] if file else []
     if name not in BENCHMARKS:
-        return [f"eval.benchmark: was {name}; must be a benchmark, {nearest(name, list(BENCHMARKS))}"]
+        return [f"eval.benchmark: was {name}; must be a benchmark, {nearest(name, [*BENCHMARKS, HUMANEVAL])}"]
     if not file:
         source = BENCHMARKS[name].source
         return [
