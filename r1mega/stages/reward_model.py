@@ -30,7 +30,7 @@ from r1mega.policy import Policy
 from r1mega.preference.held_out import set_apart
 from r1mega.preference.loss import linear
 from r1mega.reward_folder import CARD, Card
-from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_tokenizer
+from r1mega.stages.parts import Text, load_model_fields, load_tokenizer, tokenizer_files
 from r1mega.stages.recorder import Recorder
 from r1mega.stages.reward_rows import Rows, read_rows
 from r1mega.track.stats import before_after
@@ -128,6 +128,4 @@ def _export(config: Config, policy: Policy, text: Text, recorder: Recorder) -> N
     card = config.folder / CARD
     if recorder.writes:
         Card(config.reward_model.kind, text.template).write(card)
-    policy.export(config.folder / "final", beside=[card])
-    if recorder.writes:
-        copy_tokenizer(text.folder, config.folder / "final")
+    policy.export(config.folder / "final", beside=[*tokenizer_files(text.folder), card])

@@ -4,7 +4,8 @@ end.
 The figures are nested: `summary["eval"]["pass_at_1"]["gain_ci95"]`. Known to `format_result` and to
 the report, all of them optional there: `name`, `seed`, `config_hash`, `wall_s`; `eval.questions`,
 `eval.samples_per_question`, `eval.pass_at_1.*` and `eval.pass_at_1_any_format.*` (`base`, `final`,
-`gain`, each with `_ci95`), `eval.cons_at_k.base` and `.final`; `handover.count`,
+`gain`, each with `_ci95`), `eval.told_rightly.*` of a reward model, `eval.cons_at_k.base` and
+`.final`; `handover.count`,
 `handover.max_abs_dlogp`, `handover.limit`; `mismatch.mean_abs_dlogp`; `environment`.
 
 Guarantees: the file is whole or not there, and strict JSON. Refuses, by raising ValueError, NaN and
@@ -25,6 +26,7 @@ MEASURES = (
     ("pass_at_1", "pass@1"),
     ("pass_at_1_any_format", "pass@1, any format"),
     ("cons_at_k", "cons@{k}"),
+    ("told_rightly", "told rightly"),
 )
 """Section of `eval` and its name for people, in the order in which they are shown."""
 
