@@ -348,6 +348,8 @@ def _data_faults(config: Config) -> list[str]:
         return _question_faults(config)
     if config.stage is Stage.sft:
         return _dialogue_faults(config)
+    if config.stage is Stage.world:
+        return _world_faults(config.world.rows)
     if config.stage is Stage.reward_model:
         return _preference_faults(config)
     return []
@@ -373,6 +375,20 @@ def _preference_faults(config: Config) -> list[str]:
     except DataFileError as error:
         faults += error.shown
     return faults
+
+
+def _world_faults(rows: Mapping[str, int]) -> list[str]:
+    from r1mega.data.world.texts import FILES
+
+    faults = [
+        f"world.rows.{name}: must be a file of the small world, it may be {', '.join(FILES)}"
+        for name in rows
+        if name not in FILES
+    ]
+    faults += [
+        f"world.rows.{name}: was {count}; must be above 0" for name, count in rows.items() if count < 1
+    ]
+    return faults or ([] if rows else [f"world.rows: was empty; must name files, of {', '.join(FILES)}"])
 
 
 def _dialogue_faults(config: Config) -> list[str]:

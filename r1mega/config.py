@@ -146,6 +146,14 @@ class DataConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class WorldConfig:
+    """The files that stage `world` writes, of r1mega's small world (`r1mega/data/world/texts.py`)."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    """File name without its ending -> rows wanted; of a file that has fewer different ones, all."""
+
+
+@dataclass(kw_only=True, slots=True)
 class PretrainConfig:
     """Training of a base from scratch on synthetic chains of thought, good ones and bad ones."""
 
@@ -396,6 +404,7 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     handover: HandoverConfig = field(default_factory=HandoverConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    world: WorldConfig = field(default_factory=WorldConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sft: SftConfig = field(default_factory=SftConfig)
     reject: RejectConfig = field(default_factory=RejectConfig)
