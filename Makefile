@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo smollm2 test check format lock clean
+.PHONY: help setup sandbox demo smollm2 test check format lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,16 @@ setup: $(READY) ## Make .venv with everything in it (demo, test and check do so 
 $(READY): pyproject.toml locks/cpu.txt tools/environment.py
 	@$(or $(PYTHON),$(error no Python found: install Python 3.11, or name one with PYTHON=)) tools/environment.py setup
 	@touch $@
+
+# Debian's packages, outside .venv, as pairs of a file and the package that has it.
+SANDBOX := /usr/bin/bwrap:bubblewrap /usr/bin/setpriv:util-linux /usr/bin/python3:python3 \
+	/usr/lib/*/libseccomp.so.2:libseccomp2
+SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
+
+sandbox: ## Install what runs generated programs safely (Debian packages, by apt-get)
+	@missing=; for pair in $(SANDBOX); do ls $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
+	test -z "$$missing" || { $(SUDO) apt-get update && \
+		$(SUDO) apt-get install --yes --no-install-recommends $$missing; }
 
 demo: $(READY) ## Train a tiny DeepSeek-V3 by GRPO on this machine's CPU: SEED=1 FRESH=1 ARGS="..."
 	@$(BIN)/python -m r1mega run=cpu_zero $(if $(SEED),seed=$(SEED)) \

@@ -4,6 +4,7 @@
     r1mega run=cpu_zero grpo.rollouts=10 seed=3  the same with other values
     r1mega run=cpu_zero --cfg job                print the composed run and stop
     torchrun --nproc-per-node 2 -m r1mega run=cpu_zero
+    r1mega doctor                                what this machine has, and what it lacks; --json
 
 A run is composed and checked before anything slow is imported: what is wrong with it is said at once,
 all of it, and the exit code is 2.
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 def main() -> None:
     """Entry point of the console script."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["doctor"]:
+        from r1mega.doctor import main as doctor
+
+        sys.exit(doctor(arguments[1:]))
     if any(argument.startswith("-") for argument in arguments):
         _show(arguments)
         return

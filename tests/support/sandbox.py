@@ -37,14 +37,12 @@ class Seen:
     devices: set[str] = field(default_factory=set)
     status: dict[str, str] = field(default_factory=dict)
     mounts: set[str] = field(default_factory=set)
-    took_s: float = 0.0
     left_over: set[int] = field(default_factory=set)
 
 
 def watch(program: str, limits: Limits | None = None) -> Seen:
     """Run `program` and look at it every few milliseconds; what is left of it is looked for at the end."""
     limits, seen, pids, over = limits or Limits(cpu_s=2, wall_s=8.0), Seen(), set(), threading.Event()
-    began = time.monotonic()
     with start({"main.py": program}, limits) as sandboxed:
         look = threading.Thread(target=_look, args=(sandboxed.pid, seen, pids, over))
         look.start()
@@ -53,7 +51,6 @@ def watch(program: str, limits: Limits | None = None) -> Seen:
         seen.stdout = bytes(sandboxed.output)
         over.set()
         look.join()
-    seen.took_s = time.monotonic() - began
     seen.left_over = _still_there(pids)
     return seen
 
@@ -69,10 +66,11 @@ def _look(outermost: int, seen: Seen, pids: set[int], over: threading.Event) -> 
 
 
 def _look_at(process: Path, seen: Seen) -> None:
-    if (process / "comm").read_text().strip().startswith("python"):
-        lines = (process / "status").read_text().splitlines()
-        status = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
-        seen.status = status if "Seccomp" in status else seen.status
+    lines = (process / "status").read_text().splitlines()
+    status = {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    inside = len(status["NSpid"].split()) > 1  # before that, it is this test's own child
+    if inside and status["Name"] not in ("bwrap", "prlimit"):
+        seen.status = status
         seen.threads = max(seen.threads, int(status["Threads"]))
         seen.resident_bytes = max(seen.resident_bytes, int(status.get("VmHWM", "0 kB").split()[0]) * 1024)
         seen.mounts |= {line.split()[1] for line in (process / "mounts").read_text().splitlines()}
@@ -80,8 +78,8 @@ def _look_at(process: Path, seen: Seen) -> None:
         scratch = os.statvfs(process / "root/tmp")
         used = (scratch.f_blocks - scratch.f_bfree) * scratch.f_frsize
         seen.scratch_bytes = max(seen.scratch_bytes, used)
-        inside = [*(process / "root/dev").iterdir(), *(process / "root/tmp").iterdir()]
-        nodes = [file for file in inside if file.is_block_device() or file.is_char_device()]
+        files = [*(process / "root/dev").iterdir(), *(process / "root/tmp").iterdir()]
+        nodes = [file for file in files if file.is_block_device() or file.is_char_device()]
         seen.devices |= {file.name for file in nodes if not file.is_symlink()}
 
 
