@@ -19,5 +19,8 @@ first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_ADDR=$(scontrol show node "$first" | grep -o 'NodeAddr=[^ ]*' | cut -d= -f2)
 export MASTER_ADDR
 
+# srun does not take this from sbatch by itself.
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
+
 # A rank that dies takes the others with it, and srun's exit code is the job's.
 exec srun --kill-on-bad-exit=1 "${R1MEGA_PYTHON:-python}" -m r1mega "$@"

@@ -103,7 +103,7 @@ def test_the_whole_runs_summary_has_every_stages_figures(home: Path) -> None:
     whole = json.loads((folder / "summary.json").read_text())
     assert (whole["name"], whole["stage"], whole["finished"]) == ("tiny", "pipeline", True)
     assert list(whole["stages"]) == ["base", "evaluation"]
-    assert 0 <= whole["stages"]["evaluation"]["eval"]["pass_at_1"]["final"] <= 1
+    assert whole["stages"]["evaluation"]["eval"] == {"questions": 4, "samples_per_question": 2}
     made = json.loads((folder / "evaluation" / "made_from.json").read_text())
     assert made["eval.questions"] == 4
     assert made["model.init_from"].startswith("sha256 ")
