@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from r1mega.data.corpus import check_corpus_tasks, check_mixture
+from r1mega.data.corpus import SAME_LANGUAGE, check_corpus_tasks, check_language_use, check_mixture
 from r1mega.data.files import DataFileError
 from r1mega.data.prompts import read_prompts
 from r1mega.data.task_checks import check_tasks
@@ -17,6 +17,7 @@ def data_faults(
     prompts_file: str | None,
     template: str,
     mixture: Mapping[str, float],
+    language_use: Mapping[str, float] = SAME_LANGUAGE,
 ) -> list[str]:
     """One line a fault, each led by its key or by file and line; an empty list if there is none.
 
@@ -26,7 +27,8 @@ def data_faults(
     faults = _file_faults(prompts_file) if prompts_file else check_tasks(tasks)
     faults += check_template(template)
     if mixture:
-        faults += check_mixture(mixture)
+        names = [name for name, *_ in tasks]
+        faults += check_mixture(mixture, names) + check_language_use(language_use, names)
         faults += _no_corpus(prompts_file) if prompts_file else check_corpus_tasks(tasks)
     return faults
 

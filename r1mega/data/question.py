@@ -18,7 +18,7 @@ class Question:
 
     `id` is short and stable over runs, `text` the question as asked, `answer` the reference answer
     ("" where many answers are right and only the task's verifier can tell). `task` names the
-    reasoning-gym task, `parameters` are that task's, and `entry` is what its generator returned,
+    task, `parameters` are a reasoning-gym task's, and `entry` is what the task's generator returned,
     for its verifier; a question from a prompt file has an empty `entry`. `language` is the one that
     its answer's thought is to be in, and `kind` says what rewards it: "reasoning", "general" or
     "safety".

@@ -1,6 +1,6 @@
 """What is wrong with the tasks of a run, all of it at once, before a question is drawn.
 
-Checks names, parameters (their names, their types and reasoning-gym's own validation) and weights.
+Checks names, parameters (their names, their types and the task's own validation) and weights.
 Each fault is one line that starts with the key as the user wrote it. Needs reasoning-gym, never
 torch.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, fields
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from r1mega import gym
 from r1mega.data.hints import nearest
-from r1mega.data.tasks import Task
+from r1mega.data.tasks import SOURCES, Task
 
 _OURS = {"seed": "seed", "size": "data.train_questions and data.held_out_questions"}
 _UNFIT = {
@@ -29,29 +30,48 @@ _SCALARS = (bool, int, float, str)
 def check_tasks(tasks: Sequence[tuple[Any, ...]]) -> list[str]:
     """Every fault of tasks given as (name, parameters, weight); an empty list if there is none."""
     if not tasks:
-        return ["data.tasks: was empty; must name at least one reasoning-gym task"]
+        return ["data.tasks: was empty; must name at least one task"]
     named = [Task(*task) for task in tasks]
     return [fault for i, task in enumerate(named) for fault in _faults(f"data.tasks[{i}]", task)]
 
 
-def _faults(key: str, task: Task) -> Iterator[str]:
-    gym.load()
-    from reasoning_gym.factory import DATASETS
+class _Schema(NamedTuple):
+    """A task's parameters: the dataclass, how to make one of it, and whose validation it has."""
 
+    parameters: type
+    make: Callable[..., Any]
+    owner: str
+
+
+def _faults(key: str, task: Task) -> Iterator[str]:
     if not (math.isfinite(task.weight) and task.weight > 0):
         yield f"{key}.weight: was {task.weight}; must be a positive number"
     if task.name in _UNFIT:
         yield f"{key}.name: was {task.name}; must be another: {_UNFIT[task.name]}"
-    elif task.name not in DATASETS:
-        hint = nearest(task.name, sorted(DATASETS))
-        yield f"{key}.name: was {task.name}; must be a reasoning-gym task, {hint}"
+    elif task.name in SOURCES:
+        parameters = SOURCES[task.name].parameters
+        schema = _Schema(parameters, parameters, task.name)
+        yield from _parameter_faults(f"{key}.parameters", schema, task.parameters)
     else:
-        yield from _parameter_faults(f"{key}.parameters", DATASETS[task.name][1], task.parameters)
+        yield from _gym_faults(key, task)
 
 
-def _parameter_faults(key: str, schema: type, given: Mapping[str, Any]) -> Iterator[str]:
+def _gym_faults(key: str, task: Task) -> Iterator[str]:
+    gym.load()
+    from reasoning_gym.factory import DATASETS
+
+    if task.name not in DATASETS:
+        hint = nearest(task.name, sorted([*SOURCES, *DATASETS]))
+        yield f"{key}.name: was {task.name}; must be {', '.join(SOURCES)} or reasoning-gym's, {hint}"
+        return
+    parameters = DATASETS[task.name][1]
+    schema = _Schema(parameters, partial(parameters, seed=0, size=1), "reasoning-gym")
+    yield from _parameter_faults(f"{key}.parameters", schema, task.parameters)
+
+
+def _parameter_faults(key: str, schema: _Schema, given: Mapping[str, Any]) -> Iterator[str]:
     """Faults of names and types; only if there are none, those of the task's own validation."""
-    known = {field.name: field for field in fields(schema)}
+    known = {field.name: field for field in fields(schema.parameters)}
     faults = [fault for name in given for fault in _name_or_type(key, name, given[name], known)]
     yield from faults or _validation_faults(key, schema, given)
 
@@ -83,15 +103,15 @@ def _same_type(value: Any, default: Any) -> bool:
     return type(value) is type(default)
 
 
-def _validation_faults(key: str, schema: type, given: Mapping[str, Any]) -> Iterator[str]:
+def _validation_faults(key: str, schema: _Schema, given: Mapping[str, Any]) -> Iterator[str]:
     try:
-        config = schema(**given, seed=0, size=1)
+        config = schema.make(**given)
         getattr(config, "validate", bool)()  # not every task has one
     except Exception as error:  # validators assert, or trip over the value
         text = str(error) or "these values do not go together"
         named = [name for name in given if re.search(rf"\b{re.escape(name)}\b", text)]
         at = f"{key}.{named[0]}: was {given[named[0]]}" if named else f"{key}: was {dict(given)}"
-        yield f"{at}; reasoning-gym says: {text}"
+        yield f"{at}; {schema.owner} says: {text}"
 
 
 def _a(type_name: str) -> str:

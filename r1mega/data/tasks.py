@@ -1,4 +1,5 @@
-"""Questions of reasoning-gym tasks: seeded, distinct, and split before training sees any.
+"""Questions of tasks, the small world's or reasoning-gym's: seeded, distinct, and split before training
+sees any.
 
 Guarantees: no text occurs twice, neither within nor between the two sets, also where two tasks ask
 the same; the held-out questions are drawn first, so they depend on tasks, `held_out` and seed, and
@@ -10,17 +11,23 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from r1mega import gym
 from r1mega.data.question import Question, Questions, question_id
+from r1mega.data.source import Source, Streams
+from r1mega.data.world import tasks as world
 
 _CHUNK = 500  # some generators prepare all their questions at once: ask for few at a time
 _PATIENCE = 1_000  # so many draws without a new question end the search
 
+SOURCES: Mapping[str, Source] = MappingProxyType({**world.SOURCES})
+"""The tasks of our own by name; any other name is reasoning-gym's."""
+
 
 class Task(NamedTuple):
-    """A reasoning-gym task, its parameters, and its weight beside the other tasks."""
+    """A task, its parameters, and its weight beside the other tasks."""
 
     name: str
     parameters: Mapping[str, Any]
@@ -45,8 +52,8 @@ def generate(tasks: Sequence[tuple[Any, ...]], train: int, held_out: int, seed: 
         (_distinct(task, i, seed, seen), f"data.tasks[{i}] ({task.name})", n_held, n_train)
         for i, (task, n_held, n_train) in enumerate(wanted)
     ]
-    held = [q for draw, key, n, more in draws for q in _take(draw, n, f"{key}: {n} + {more}")]
-    rest = [q for draw, key, n, more in draws for q in _take(draw, more, f"{key}: {n} + {more}", n)]
+    held = [q for draw, key, n, _ in draws for q in _take(draw.held_out, n, f"{key}: {n} held-out")]
+    rest = [q for draw, key, _, n in draws for q in _take(draw.train, n, f"{key}: {n} training")]
     return Questions(train=shuffled(rest, f"train:{seed}"), held_out=shuffled(held, f"held:{seed}"))
 
 
@@ -66,28 +73,43 @@ def shuffled(questions: Sequence[Question], seed: str) -> tuple[Question, ...]:
     return tuple(random.Random(seed).sample(questions, len(questions)))
 
 
-def _take(draw: Iterator[Question], count: int, wanted: str, before: int = 0) -> list[Question]:
+def _take(draw: Iterator[Question], count: int, wanted: str) -> list[Question]:
     taken = [question for _, question in zip(range(count), draw, strict=False)]
     if len(taken) < count:
         raise TooFewQuestionsError(
-            f"{wanted} distinct questions (held out + training) are wanted, only"
-            f" {before + len(taken)} were found: widen its parameters, or lower"
+            f"{wanted} questions, all distinct, are wanted, only {len(taken)}"
+            " were found: widen its parameters, or lower"
             " data.train_questions, data.held_out_questions or its weight"
         )
     return taken
 
 
-def _distinct(task: Task, position: int, seed: int, seen: set[str]) -> Iterator[Question]:
-    """Questions of one task whose text no task has asked before; ends when no new one turns up."""
+def _distinct(task: Task, position: int, seed: int, seen: set[str]) -> Streams:
+    """Questions of one task whose text no task has asked before."""
+    streams = _streams(task, f"data.tasks[{position}] ({task.name})", f"{seed}:{position}")
+    held_out = _unseen(streams.held_out, seen)
+    if streams.train is streams.held_out:
+        return Streams(held_out, held_out)
+    return Streams(held_out, _unseen(streams.train, seen))
+
+
+def _unseen(questions: Iterator[Question], seen: set[str]) -> Iterator[Question]:
+    """Those whose text is not `seen`, which it joins; ends when no new one turns up."""
     repeats = 0
-    for entry in _entries(task, f"data.tasks[{position}] ({task.name})", f"{seed}:{position}"):
-        text = entry["question"]
-        repeats = repeats + 1 if text in seen else 0
+    for question in questions:
+        repeats = repeats + 1 if question.text in seen else 0
         if repeats == _PATIENCE:
             return
         if repeats == 0:
-            seen.add(text)
-            yield _question(task, entry)
+            seen.add(question.text)
+            yield question
+
+
+def _streams(task: Task, key: str, seed: str) -> Streams:
+    if task.name in SOURCES:
+        return SOURCES[task.name].streams(task.parameters, seed)
+    both = (_question(task, entry) for entry in _entries(task, key, seed))
+    return Streams(both, both)
 
 
 def _entries(task: Task, key: str, seed: str) -> Iterator[dict[str, Any]]:

@@ -1,10 +1,11 @@
 """A small word-level tokenizer, closed over the texts it is built from.
 
-A piece is a word (with its colon), a digit, a tag or a sign, together with the one space or line
-break before it. Nothing is lost between pieces, so decoding gives back every known text byte for
-byte: "12" is " 1" "2", and "- 12" differs from "-12". It refuses a vocabulary larger than the
-limit; text that holds an unknown piece becomes `<|unk|>` there, which `unknown_pieces` finds
-beforehand.
+A piece is a word (with its colon), a Han character, a digit, a tag or a sign, together with the one
+space or line break before it. Where asked, a number of up to so many digits after a space is one
+piece too. Nothing is lost between pieces, so decoding gives back every known text byte for byte:
+" 12" is " 1" "2" (or " 12"), and "- 12" differs from "-12". Every number has its tokens. It refuses
+a vocabulary larger than the limit; text that holds an unknown piece becomes `<|unk|>` there, which
+`unknown_pieces` finds beforehand.
 
 Saved in Hugging Face form (tokenizer.json, tokenizer_config.json with the chat template), which
 transformers' AutoTokenizer and vLLM load. No special token is ever added by encoding.
@@ -25,23 +26,28 @@ PAD_ID, EOS_ID, UNK_ID = 0, 1, 2
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _PIECE = r"[ \n]?(?:</?(?:think|answer)>|[A-Za-z]+:?|[0-9]|[^\sA-Za-z0-9])|\s"
+_NUMBER = r" [1-9][0-9]{{1,{more}}}(?![0-9])"  # of several digits; one of them alone is a digit
 _LIMIT = 128
+MOST_DIGITS_PER_TOKEN = 3
 
 
 class VocabularyError(ValueError):
     """The texts hold more different pieces than a small vocabulary may have."""
 
 
-def build(texts: Iterable[str], limit: int = _LIMIT) -> Tokenizer:
-    """The tokenizer of all pieces in `texts`, plus every digit and tag; ids do not depend on order.
+def build(texts: Iterable[str], limit: int = _LIMIT, digits_per_token: int = 1) -> Tokenizer:
+    """The tokenizer of all pieces in `texts`, plus every digit, tag and number of up to
+    `digits_per_token` digits; ids do not depend on order.
 
     Raises `VocabularyError` if there are more than `limit`, special tokens included.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    splitter = pre_tokenizers.Split(Regex(_PIECE), behavior="isolated")
+    number = _NUMBER.format(more=digits_per_token - 1) + "|" if digits_per_token > 1 else ""
+    splitter = pre_tokenizers.Split(Regex(number + _PIECE), behavior="isolated")
     pieces = {piece for text in set(texts) for piece, _ in splitter.pre_tokenize_str(text)}
     pieces |= {space + word for space in ("", " ") for word in (*_TAGS, *"0123456789")}
+    pieces |= {f" {number}" for number in range(10, 10**digits_per_token)}
     words = [PAD, EOS, UNK, *sorted(pieces - {PAD, EOS, UNK})]
     if len(words) > limit:
         raise VocabularyError(
@@ -54,6 +60,13 @@ def build(texts: Iterable[str], limit: int = _LIMIT) -> Tokenizer:
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in words[:3]])
     return tokenizer
+
+
+def check_digits(digits_per_token: int) -> list[str]:
+    """The fault of `data.digits_per_token`, if any."""
+    if 1 <= digits_per_token <= MOST_DIGITS_PER_TOKEN:
+        return []
+    return [f"data.digits_per_token: was {digits_per_token}; must be from 1 to {MOST_DIGITS_PER_TOKEN}"]
 
 
 def unknown_pieces(tokenizer: Tokenizer, texts: Iterable[str]) -> list[str]:

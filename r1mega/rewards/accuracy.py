@@ -2,9 +2,10 @@
 
 A question with a reasoning-gym `entry` is verified by the task that asked it, and is right only at
 full score: partial credit for prose around a number never counts. A multiple-choice question's entry
-is {"kind": "choice", "letter": "B"}. A programming question is right if the program passes every test
-in the sandbox (`code` has its entries). Any other is right if it reads like the reference answer or is
-mathematically equal to it.
+is {"kind": "choice", "letter": "B"}, that of one whose answer is a whole number has the kind "number",
+and requests have entries that `request` reads. A programming question is right if the program passes
+every test in the sandbox (`code` has its entries). Any other is right if it reads like the reference
+answer or is mathematically equal to it.
 
 `verify` may compute for ever on a hostile answer, take all memory, or evaluate what the answer
 says (some verifiers parse expressions with eval): it belongs into a worker of `grader`, and sets
@@ -15,12 +16,15 @@ on a machine that cannot run it safely.
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Protocol
 
 from r1mega import gym
 from r1mega.rewards import code
 from r1mega.rewards.choice import choice_of
+from r1mega.rewards.request import satisfies
 
+_WHOLE = re.compile(r"\s*[-+]?[0-9]{1,20}\s*")
 _MAX_CHARACTERS = 1_000  # a longer text is no answer, and costs no worker's time
 _tasks: dict[tuple[str, str], Any] = {}  # verifiers made so far, by task and parameters
 
@@ -55,8 +59,13 @@ def verify(question: Gradable, given: str | None) -> bool:
     if code.is_code(question.entry):
         return code.passes(question.entry, given)  # a machine that cannot run it is not a wrong answer
     try:
-        if question.entry.get("kind") == "choice":
-            return choice_of(given) == question.entry["letter"]
+        match question.entry.get("kind"):
+            case "choice":
+                return choice_of(given) == question.entry["letter"]
+            case "number":
+                return _WHOLE.fullmatch(given) is not None and int(given) == int(question.answer)
+            case "request" | "safety":
+                return satisfies(question.entry, given)
         if question.entry:
             return _by_task(question, given)
         return _same_text(question.answer, given) or _equal(question.answer, given)

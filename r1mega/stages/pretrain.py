@@ -34,7 +34,7 @@ def run(config: Config, plan: Plan) -> None:
 def pretrain(config: Config, text: Text, policy: Policy, recorder: Recorder) -> None:
     """Train the policy's fresh weights, and export them."""
     plan = config.pretrain
-    corpus = Corpus(text.questions.train, plan.mixture, text.template, config.seed)
+    corpus = Corpus(text.questions.train, plan.mixture, text.template, config.seed, plan.language_use)
     policy.start_training(plan.optimizer, plan.updates)
     progress = recorder.progress("update", plan.updates)
     for update in range(plan.updates):

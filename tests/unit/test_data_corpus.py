@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r1mega.data.chain import chain, thought
-from r1mega.data.corpus import KINDS, Corpus, check_corpus_tasks, check_mixture, write
+from r1mega.data.corpus import Corpus, check_corpus_tasks, check_language_use, check_mixture, write
 from r1mega.data.question import Question, question_id
+from r1mega.data.sums import KINDS
+from r1mega.data.tasks import generate
 from r1mega.rewards import format as form
 
 MIXTURE = {"right": 0.3, "slip": 0.2, "unformatted": 0.2, "guess": 0.2, "corrected": 0.1}
@@ -121,14 +123,54 @@ def test_shares_are_those_of_the_mixture():
 
 
 def test_mixtures_are_checked_whole():
-    assert check_mixture(MIXTURE) == []
-    assert check_mixture({kind: 1 / len(KINDS) for kind in KINDS}) == []
-    faults = check_mixture({"rihgt": 0.5, "slip": -0.1})
+    assert check_mixture(MIXTURE, ["chain_sum"]) == []
+    assert check_mixture({kind: 1 / len(KINDS) for kind in KINDS}, ["chain_sum"]) == []
+    faults = check_mixture({"rihgt": 0.5, "slip": -0.1}, ["chain_sum"])
     assert faults == [
         "pretrain.mixture.rihgt: was 0.5; must be a kind of text, did you mean right?",
         "pretrain.mixture.slip: was -0.1; must be a share, from 0 to 1",
         "pretrain.mixture: was 0.4 in all; must sum to 1",
     ]
+
+
+def test_kinds_are_those_of_the_tasks():
+    names = ["world_problems", "world_requests"]
+    assert check_mixture({"worked": 0.5, "helpful": 0.5}, names) == []
+    faults = check_mixture({"worked": 0.5, "careful": 0.5}, names)
+    assert [fault.split(":")[0] for fault in faults] == ["pretrain.mixture.careful"]
+
+
+def test_uses_of_language_are_checked_and_need_thoughts_that_have_one():
+    world, sums = ["world_problems"], ["chain_sum"]
+    assert check_language_use({"same": 0.5, "mixed": 0.5}, world) == []
+    assert check_language_use({"same": 1.0}, sums) == []
+    faults = check_language_use({"same": 0.5, "mixde": 0.4}, world)
+    assert faults == [
+        "pretrain.language_use.mixde: was 0.4; must be a use of language, did you mean mixed?",
+        "pretrain.language_use: was 0.9 in all; must sum to 1",
+    ]
+    [fault] = check_language_use({"other": 1.0}, sums)
+    assert "the thoughts of chain_sum have no language" in fault
+
+
+def test_a_kind_is_written_to_questions_of_the_tasks_that_have_it():
+    tasks = [("world_problems", {}, 2.0), ("world_requests", {}, 1.0), ("chain_sum", {}, 1.0)]
+    mixture = {"helpful": 0.25, "worked": 0.25, "slip": 0.25, "corrected": 0.25}
+    questions = generate(tasks, 80, 0, 0).train
+    corpus = Corpus(questions, mixture, "short", 0)
+    task_of = {question.text: question.task for question in questions}
+    met = set()
+    for number in range(400):
+        text = corpus.text(number)
+        [task] = {of for asked, of in task_of.items() if asked in text.prompt}
+        met.add((text.kind, task))
+    assert met == {
+        ("helpful", "world_requests"),
+        ("worked", "world_problems"),
+        ("slip", "world_problems"),
+        ("slip", "chain_sum"),
+        ("corrected", "chain_sum"),
+    }
 
 
 def test_only_sums_of_two_terms_and_more_can_be_written_out():

@@ -68,7 +68,7 @@ def test_shares_sum_to_the_total_and_are_within_one_of_exact(total, weights):
 
 def test_a_task_with_too_few_questions_says_how_many_it_has():
     small = ("chain_sum", {"max_terms": 2, "max_digits": 1}, 1.0)  # 10 x 10 x 2 sums
-    with pytest.raises(TooFewQuestionsError, match=r"data\.tasks\[0\].*512 \+ 100 .*only 200 were"):
+    with pytest.raises(TooFewQuestionsError, match=r"data\.tasks\[0\].*512 held-out .*only 200 were"):
         generate([small], 100, 512, 0)
 
 
@@ -93,7 +93,8 @@ def test_every_fault_of_every_task_is_reported_at_once():
         ]
     )
     starts = [
-        "data.tasks[0].name: was chain_sun; must be a reasoning-gym task, did you mean chain_sum?",
+        "data.tasks[0].name: was chain_sun; must be world_problems, world_requests, world_safety"
+        " or reasoning-gym's, did you mean chain_sum?",
         "data.tasks[1].weight: was -1.0;",
         "data.tasks[1].parameters.max_term: was 4; must be a parameter of the task, did you mean",
         "data.tasks[1].parameters.min_terms: was '3'; must be a whole number",
@@ -109,4 +110,4 @@ def test_every_fault_of_every_task_is_reported_at_once():
 
 
 def test_no_task_at_all_is_a_fault():
-    assert check_tasks([]) == ["data.tasks: was empty; must name at least one reasoning-gym task"]
+    assert check_tasks([]) == ["data.tasks: was empty; must name at least one task"]

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1mega.data.corpus import KINDS, lexicon, write
+from r1mega.data import sums
+from r1mega.data.corpus import lexicon, write
 from r1mega.data.tasks import generate
 from r1mega.data.templates import TEMPLATES, check_template, render
 from r1mega.data.tokenizer import (
@@ -17,10 +18,12 @@ from r1mega.data.tokenizer import (
     UNK_ID,
     VocabularyError,
     build,
+    check_digits,
     save,
     unknown_pieces,
 )
 
+KINDS = tuple(sums.KINDS)
 DEMO = ("chain_sum", {"min_terms": 3, "max_terms": 4, "min_digits": 1, "max_digits": 1}, 1.0)
 WIDE = ("chain_sum", {"min_terms": 2, "max_terms": 6, "max_digits": 4, "allow_negation": True}, 1.0)
 
@@ -69,6 +72,34 @@ def test_larger_and_negative_numbers_round_trip():
 def test_digits_and_signs_round_trip_however_they_stand(text):
     known = build([f"{space}{sign}" for space in ("", " ") for sign in ("+", "-", "=", ",", "")])
     assert known.decode(known.encode(text).ids) == text
+
+
+@pytest.mark.parametrize("digits", [1, 2, 3])
+@settings(deadline=None)
+@given(st.text(st.sampled_from("0123456789 +-=,"), max_size=30))
+def test_every_number_has_its_tokens_however_many_digits_one_holds(digits, text):
+    known = build([f"{space}{sign}" for space in ("", " ") for sign in "+-=, "], 2_000, digits)
+    assert unknown_pieces(known, [text]) == []
+    assert known.decode(known.encode(text).ids) == text
+
+
+def test_a_number_after_a_space_is_one_token_up_to_the_digits_asked_for():
+    known = build(["个"], 2_000, 2)
+    for text, tokens in {
+        " 47": [" 47"],
+        " 4": [" 4"],
+        " 470": [" 4", "7", "0"],
+        " 07": [" 0", "7"],
+        "47": ["4", "7"],
+        " 47个": [" 47", "个"],
+    }.items():
+        assert known.encode(text).tokens == tokens
+
+
+@pytest.mark.parametrize("digits", [0, 4])
+def test_more_digits_than_a_small_vocabulary_holds_are_a_fault(digits):
+    assert check_digits(2) == []
+    assert check_digits(digits)[0].startswith(f"data.digits_per_token: was {digits}; must be from 1 to 3")
 
 
 def test_numbers_are_digits_and_tags_are_one_token(short):
@@ -157,5 +188,5 @@ def test_the_papers_template_is_word_for_word():
 def test_an_unknown_template_is_a_fault_that_names_the_known_ones():
     assert check_template("short") == []
     assert check_template("qwen") == [
-        "data.template: was qwen; must be a template, it may be chat_sum, r1_zero, short"
+        "data.template: was qwen; must be a template, it may be chat_ml, chat_sum, r1_zero, short"
     ]

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from r1mega.data.corpus import KINDS, write
+from r1mega.data.corpus import write
 from r1mega.data.question import Question
+from r1mega.data.sums import KINDS
 from r1mega.data.tasks import generate
 from r1mega.rewards import Grader, GraderError
 from r1mega.rewards.registry import score
@@ -60,7 +61,7 @@ def rollout():
     questions = generate([SUMS], 32, 0, 0).train
     rng = random.Random(0)
     asked = [question for question in questions for _ in range(16)]
-    return asked, [write(rng.choice(KINDS), q, rng.choice(questions), rng) for q in asked]
+    return asked, [write(rng.choice(list(KINDS)), q, rng.choice(questions), rng) for q in asked]
 
 
 def test_a_rollout_is_graded_as_one_by_one_and_in_order(grader, rollout):
