@@ -184,8 +184,8 @@ def test_the_exported_model_evaluates_as_the_run_did(left: Any, home: Path, fold
     done = run(home, "run=cpu_evaluate", "name=again", f"model.init_from={folder / 'final'}", *asked)
     assert done.returncode == 0, done.stderr
     again = json.loads((home / "runs" / "again" / "summary.json").read_text())
-    for name in ("eval.pass_at_1.final", "eval.pass_at_1_any_format.final", "eval.cons_at_k.final"):
-        assert figure(again, name) == figure(left["summary"], name)
+    for name in ("pass_at_1", "pass_at_1_any_format", "cons_at_k", "format", "answer_tokens"):
+        assert figure(again, f"models.model.{name}.mean") == figure(left["summary"], f"eval.{name}.final")
     answers = [row["answer"] for row in rows(home / "runs" / "again" / "samples.jsonl")]
     assert answers == [row["answer"] for row in left["samples"][-3:]]
 
