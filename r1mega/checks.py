@@ -118,7 +118,7 @@ def model_fields(
 ) -> tuple[dict[str, Any] | None, list[str]]:
     """The model's HF fields, from its folder or the run; None where they are at fault or unknown."""
     faults: list[str] = []
-    if config.model.init_from in coming:
+    if config.model.init_from is not None and config.model.init_from in coming:
         return coming[config.model.init_from], []
     if config.model.init_from is None:
         hf, where = config.model.hf, "model.hf"
