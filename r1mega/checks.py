@@ -489,12 +489,13 @@ def _judge_folder_faults(config: Config, plan: Plan) -> list[str]:
 
 def _split_faults(config: Config, prompts_file: str) -> list[str]:
     from r1mega.data import prompts, tasks
+    from r1mega.rewards.code import code_faults, is_code
 
     data = config.data
+    questions = prompts.read_prompts(prompts_file)
+    faults = code_faults(any(is_code(question.entry) for question in questions))
     try:
-        prompts.split(
-            prompts.read_prompts(prompts_file), data.train_questions, data.held_out_questions, seed=0
-        )
+        prompts.split(questions, data.train_questions, data.held_out_questions, seed=0)
     except tasks.TooFewQuestionsError as error:
-        return [str(error)]
-    return []
+        faults.append(str(error))
+    return faults

@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine() -> dict[str, Any]:
-    """What is there, JSON-able: machine, packages, gpus, slurm, sandbox, and `disabled` by what is missing."""
+    """What is there, JSON-able, and under `disabled` what each missing thing keeps from running."""
     packages = {name: _version(name) for name in _PACKAGES}
     faults = isolation()
     found = {

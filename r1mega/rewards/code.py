@@ -28,14 +28,15 @@ from typing import Any, NamedTuple
 
 from r1mega.rewards.sandbox import Limits, Status, isolation, run
 from r1mega.rewards.sandbox_calls import CallFailed, Functions, examine
-from r1mega.rewards.sandbox_values import same
+from r1mega.rewards.sandbox_values import dumps, same
 
 KINDS = ("stdin", "call", "humaneval")
 MAX_CHARACTERS = 64 * 1024
 """A longer answer is no program."""
 
 _FENCE = "```"
-_ANSWER_WALL_S = 120.0  # all tests of an answer together: one that sleeps in each holds up a thread no longer
+_SLACK_S = 120.0  # on a busy machine, beside the limits of all tests; one that sleeps in each gets no more
+_SLACK_BYTES = 64 * 1024  # a wrong answer may be longer than the right one
 _HUMANEVAL_CPU_S = 10  # all of a question's calls together
 
 
@@ -47,8 +48,9 @@ class Report(NamedTuple):
     out_of_time: bool
 
     @property
-    def share(self) -> float:
-        return self.passed / self.tests
+    def all_passed(self) -> bool:
+        """Without a test nothing is proven."""
+        return self.passed == self.tests > 0
 
 
 def is_code(entry: Mapping[str, Any]) -> bool:
@@ -66,13 +68,13 @@ def code_faults(questions_need_code: bool) -> list[str]:
 
 def passes(entry: Mapping[str, Any], answer: str) -> bool:
     """Whether the answer's program passes every test."""
-    report = examine_answer(entry, answer, to_the_end=False)
-    return report.passed == report.tests
+    return examine_answer(entry, answer, to_the_end=False).all_passed
 
 
 def share(entry: Mapping[str, Any], answer: str) -> float:
     """The share of tests passed; a HumanEval question is a single one."""
-    return examine_answer(entry, answer).share
+    report = examine_answer(entry, answer)
+    return report.passed / max(1, report.tests)
 
 
 def examine_answer(
@@ -124,20 +126,23 @@ def _verdicts(entry: Mapping[str, Any], program: str, called_off: threading.Even
 
 
 def _by_runs(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
-    until, limits = time.monotonic() + _ANSWER_WALL_S, _limits(entry)
+    until, limits = _until(entry), _limits(entry)
     for test in entry["tests"]:
-        limits = replace(limits, wall_s=min(limits.wall_s, max(0.0, until - time.monotonic())))
-        outcome = run(program, test["input"].encode(), limits, called_off)
+        left_s = max(0.0, until - time.monotonic())
+        room = _SLACK_BYTES + len(test["output"].encode())
+        here = replace(limits, wall_s=min(limits.wall_s, left_s), output_bytes=room)
+        outcome = run(program, test["input"].encode(), here, called_off)
         right = outcome.status is Status.DONE and _same_text(outcome.stdout, test["output"])
         yield outcome.status if right or outcome.status is not Status.DONE else Status.FAILED
 
 
 def _by_calls(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
     """A program that does not survive a call is started again for the next."""
-    until = time.monotonic() + _ANSWER_WALL_S
-    tests = list(entry["tests"])
+    until, tests = _until(entry), list(entry["tests"])
+    room = _SLACK_BYTES + max((len(dumps(test["output"])) for test in tests), default=0)
+    limits = replace(_limits(entry), output_bytes=room)
     while tests:
-        with Functions(program, len(tests), _limits(entry), until, called_off) as functions:
+        with Functions(program, len(tests), limits, until, called_off) as functions:
             while tests:
                 test = tests.pop(0)
                 try:
@@ -153,8 +158,14 @@ def _by_calls(entry: Mapping[str, Any], program: str, called_off: threading.Even
 def _by_exam(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
     """The program goes on from the prompt: with the body that it leaves open, or by defining it anew."""
     prompt, limits = entry["prompt"], _limits(entry, _HUMANEVAL_CPU_S)
-    until = time.monotonic() + _ANSWER_WALL_S
-    yield examine(prompt + program, entry["function"], prompt, entry["test"], limits, until, called_off)
+    yield examine(
+        prompt + program, entry["function"], prompt, entry["test"], limits, _until(entry), called_off
+    )
+
+
+def _until(entry: Mapping[str, Any]) -> float:
+    """When the last test must have ended, by the monotonic clock."""
+    return time.monotonic() + _SLACK_S + _limits(entry).cpu_s * len(entry.get("tests", ()))
 
 
 def _limits(entry: Mapping[str, Any], otherwise_s: float = Limits().cpu_s) -> Limits:

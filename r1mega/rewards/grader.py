@@ -174,7 +174,7 @@ class Grader:
         except SandboxError as error:
             raise GraderError(f"a program could not be run safely: {error}") from error
         self._count_timeout(End.TIME if report.out_of_time else End.ALL)
-        return [report.passed == report.tests]
+        return [report.all_passed]
 
     def _count_timeout(self, end: End) -> None:
         with self._count_lock:

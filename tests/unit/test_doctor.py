@@ -6,7 +6,12 @@ import sys
 
 from r1mega import doctor
 
-HEAVY = "import sys, r1mega.doctor as d; d.main(['--json']); sys.exit(bool({'torch', 'vllm', 'hydra'} & {*sys.modules}))"
+HEAVY = """
+import sys
+from r1mega.doctor import main
+main(["--json"])
+sys.exit(bool({"torch", "vllm", "hydra", "math_verify"} & set(sys.modules)))
+"""
 
 
 def test_it_answers_in_json_without_importing_what_is_heavy():

@@ -23,6 +23,7 @@ ADD = {
     "tests": [{"input": [1, 2], "output": 3}, {"input": [40, 2], "output": 42}],
 }
 HUMANEVAL = {question.id: question for question in read_humaneval()}
+LONG = {"kind": "stdin", "tests": [{"input": "", "output": "x" * 10**6}] * 2}
 RIGHT = {
     "stdin": "print(2 * int(input()))",
     "call": "def add(a, b):\n    return a + b",
@@ -140,6 +141,8 @@ def test_honest_programs_are_paid(entry):
         ("def add(a, b): print('noise', a); return input() if 0 else a + b", ADD, 2),
         ("class Solution:\n  def add(self, a, b): return a + b", ADD, 2),
         ("def add(a, b): return [0] * 10**5 if a == 1 else a + b", ADD, 1),
+        ("print('x' * 10**6)", LONG, 2),
+        ("print('x' * 10**7)", LONG, 0),
         ("def add(a):", ADD, 0),
         ("", ADD, 0),
         ("\ud800", ADD, 0),
@@ -163,6 +166,13 @@ def test_tests_passed_are_counted_one_by_one(program, entry, passed):
 def test_a_program_out_of_time_fails_and_says_so(entry, program):
     report = examine_answer(entry | {"time_limit_s": 1}, program, to_the_end=False)
     assert report == (0, 1, True)
+
+
+@pytest.mark.parametrize("kind", ["stdin", "call"])
+def test_an_entry_without_tests_pays_nothing(kind):
+    entry = {"kind": kind, "function": "f", "tests": []}
+    assert not passes(entry, "")
+    assert share(entry, "") == 0.0
 
 
 def test_types_are_strict_where_python_is_lenient():
