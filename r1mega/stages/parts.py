@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch.distributed as dist
 
 from r1mega.checks import model_fields
-from r1mega.config import BadRun, Config, DataConfig, Stage
+from r1mega.config import BadRun, Config, DataConfig, EvalConfig, Stage
 from r1mega.data import prompts, tasks, templates, tokenizer
+from r1mega.data.benchmarks import read_benchmark
 from r1mega.data.corpus import lexicon
 from r1mega.data.question import Question, Questions
 from r1mega.model.rows import Sample
@@ -60,7 +61,7 @@ def load_questions(config: Config) -> Questions:
 
     They depend on `data` alone, not on the run's seed: runs of other seeds meet the same held-out ones.
     """
-    questions = _questions(config.data)
+    questions = _questions(config.data) if config.eval.benchmark is None else _benchmark(config.eval)
     kinds = {question.kind for question in questions.train} - config.reward.weights.keys()
     if config.stage is Stage.grpo and kinds:
         raise BadRun(
@@ -71,6 +72,11 @@ def load_questions(config: Config) -> Questions:
             ]
         )
     return questions
+
+
+def _benchmark(plan: EvalConfig) -> Questions:
+    assert plan.benchmark is not None
+    return Questions((), tuple(read_benchmark(plan.benchmark, plan.benchmark_file)))
 
 
 def _questions(data: DataConfig) -> Questions:
@@ -93,7 +99,7 @@ def load_text(config: Config, questions: Questions) -> Text:
         folder = config.folder / "tokenizer"
         words = lexicon([*questions.train, *questions.held_out], template)
         try:
-            built = tokenizer.build(words, limit=config.model.hf["vocab_size"])
+            built = tokenizer.build(words, config.model.hf["vocab_size"], config.data.digits_per_token)
         except tokenizer.VocabularyError as error:
             raise BadRun([f"model.hf.vocab_size: {error}"]) from None
         if dist.get_rank() == 0:

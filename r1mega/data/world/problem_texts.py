@@ -1,5 +1,6 @@
 """Answers to the world's word problems, to pre-train a base on and to teach it a cold start.
 
+- `direct`: well formed and right, all steps in one formula: the shortest way, and the hardest to get right.
 - `brief`, `worked`: well formed and right, in that style (`thoughts`).
 - `checked`: either style with a check of one step; in a third of them it is the check that finds a slip.
 - `slip`: well formed, either style, one wrong step, and a wrong answer that follows from it.
@@ -37,6 +38,11 @@ def _spoken(asked: Asked, clauses: Sequence[Clause], answer: object) -> str:
 
 def _right(asked: Asked, style: Style) -> str:
     return _spoken(asked, thoughts.solved(_steps(asked), style, asked.rng), asked.question.answer)
+
+
+def _direct(asked: Asked) -> str:
+    formula = f"{asked.question.entry['expression']} = {asked.question.answer}"
+    return formatted(_spoken(asked, [Clause("first", [formula])], asked.question.answer), asked.question.answer)
 
 
 def brief(asked: Asked) -> str:
@@ -83,6 +89,7 @@ def _guess(asked: Asked) -> str:
 
 KINDS = MappingProxyType(
     {
+        "direct": _direct,
         "brief": brief,
         "worked": worked,
         "checked": checked,
