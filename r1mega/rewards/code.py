@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -118,14 +118,14 @@ def answer_in_any_format(text: str) -> str | None:
     return given.strip("\n") if given.strip() else None
 
 
-def _verdicts(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
+def _verdicts(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Generator[Status]:
     """How each test ended, in order: DONE if it passed."""
     yield from {"stdin": _by_runs, "call": _by_calls, "humaneval": _by_exam}[entry["kind"]](
         entry, program, called_off
     )
 
 
-def _by_runs(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
+def _by_runs(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Generator[Status]:
     until, limits = _until(entry), _limits(entry)
     for test in entry["tests"]:
         left_s = max(0.0, until - time.monotonic())
@@ -136,7 +136,7 @@ def _by_runs(entry: Mapping[str, Any], program: str, called_off: threading.Event
         yield outcome.status if right or outcome.status is not Status.DONE else Status.FAILED
 
 
-def _by_calls(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
+def _by_calls(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Generator[Status]:
     """A program that does not survive a call is started again for the next."""
     until, tests = _until(entry), list(entry["tests"])
     room = _SLACK_BYTES + max((len(dumps(test["output"])) for test in tests), default=0)
@@ -155,7 +155,7 @@ def _by_calls(entry: Mapping[str, Any], program: str, called_off: threading.Even
                 yield Status.DONE if same(value, test["output"]) else Status.FAILED
 
 
-def _by_exam(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Iterator[Status]:
+def _by_exam(entry: Mapping[str, Any], program: str, called_off: threading.Event) -> Generator[Status]:
     """The program goes on from the prompt: with the body that it leaves open, or by defining it anew."""
     prompt, limits = entry["prompt"], _limits(entry, _HUMANEVAL_CPU_S)
     yield examine(

@@ -28,7 +28,7 @@ def examine():
             raise RuntimeError(f"the program raised {value}")
         return value
 
-    names = {"__name__": "test"}
+    names: dict = {"__name__": "test"}
     for part in ("prompt.py", "test.py"):  # tests call helpers that the prompt defines
         with open(f"/box/{part}", encoding="utf-8") as file:
             exec(compile(file.read(), part, "exec"), names)
