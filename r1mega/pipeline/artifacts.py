@@ -16,18 +16,13 @@ OUTPUTS: Mapping[Stage, Mapping[str, str]] = {
     Stage.grpo: {MODEL: "final"},
     Stage.reject: {"samples": "sft.jsonl", "review": "review.jsonl"},
     Stage.reward_model: {MODEL: "final"},
-    Stage.evaluate: {},
-    Stage.world: {
-        "cold_start": "cold_start.jsonl",
-        "general": "general.jsonl",
-        "preferences": "preferences.jsonl",
-        "safety": "safety.jsonl",
-    },
 }
 
 
 def outputs(config: Config) -> dict[str, Path]:
-    """Artifact -> where the run leaves it."""
+    """Artifact -> where the run leaves it; of the small world, each file that is wanted."""
+    if config.stage is Stage.world:
+        return {name: config.folder / f"{name}.jsonl" for name in config.world.rows}
     return {name: config.folder / path for name, path in OUTPUTS.get(config.stage, {}).items()}
 
 

@@ -21,7 +21,9 @@ from r1mega.track.summary import write_summary
 BASE = PipelineStageConfig(run="cpu_pretrain")
 ZERO = PipelineStageConfig(run="cpu_zero", reads={"model.init_from": "base/model"})
 EVALUATION = PipelineStageConfig(run="cpu_evaluate", reads={"model.init_from": "zero/model"})
-WORLD = PipelineStageConfig(run="cpu_zero", overrides=["stage=world"])
+WORLD = PipelineStageConfig(
+    run="cpu_zero", overrides=["stage=world", "++world.rows={cold_start:3,general:3}"]
+)
 TUNED = PipelineStageConfig(
     run="cpu_zero",
     reads={"model.init_from": "base/model", "sft.data_files": ["world/cold_start", "world/general"]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from r1mega.__main__ import configurations
 from r1mega.checks import check, topology
 from r1mega.config import Backend, BadRun, Config, Stage, compose, to_yaml
+from r1mega.stages import pipeline
 from r1mega.stages.finished import config_hash
 
 CONF = configurations()
@@ -51,7 +53,10 @@ LEAVES = leaves(composed())
 def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where no model has been fetched
     config = compose(CONF, [f"run={run}"])
-    if config.cluster.backend is Backend.cuda:
+    if config.stage is Stage.pipeline:
+        nodes, _ = pipeline.plan(config, [], partial(compose, CONF))
+        assert [node.ranks for node in nodes if node.ranks not in (1, 2)] == []
+    elif config.cluster.backend is Backend.cuda:
         # Nothing is wrong with the paper's runs but what their user brings, and the machine.
         with pytest.raises(BadRun) as error:
             check(config, ranks=None)
