@@ -26,6 +26,10 @@ from r1mega.track import rating
 from r1mega.track.stats import mean_of
 
 
+Figures = dict[str, dict[str, float | list[float]]]
+"""By measure, its `mean` and `ci95`."""
+
+
 def run(config: Config, plan: Plan) -> None:
     """The stage alone: evaluate the model of `model.init_from`, or each of `eval.models`."""
     questions = load_questions(config)
@@ -39,7 +43,7 @@ def run(config: Config, plan: Plan) -> None:
         ):
             engines.wait()
             handover = Handover(config, policy, engines, probe_texts(config, text))
-            figures = {}
+            figures: dict[str, Figures] = {}
             for name, folder in models.items():
                 policy.load(Path(folder))
                 handover.run()
@@ -114,7 +118,7 @@ def keep(
 
 def rated(
     config: Config, batch: sampling.Batch, components: judging.Components
-) -> dict[str, dict[str, float | list[float]]]:
+) -> Figures:
     """Rating and percentile on problems that have ratings; nothing on others."""
     samples = config.eval.samples_per_question
     firsts = range(0, len(batch.texts), samples)
@@ -123,7 +127,7 @@ def rated(
         return {}
     solved = [fmean(parts["accuracy"] for parts in components[at : at + samples]) for at in firsts]
     found = rating.fit(difficulties, solved)
-    figures = {"rating": {"mean": found.rating, "ci95": list(found.ci95)}}
+    figures: Figures = {"rating": {"mean": found.rating, "ci95": list(found.ci95)}}
     if config.eval.population_file is not None:
         people = rating.read_population(config.eval.population_file)
         low, high = (people.percentile(end) for end in found.ci95)
