@@ -122,8 +122,8 @@ def rated(
     """Rating and percentile on problems that have ratings; nothing on others."""
     samples = config.eval.samples_per_question
     firsts = range(0, len(batch.texts), samples)
-    difficulties = [batch.questions[first].parameters.get("rating") for first in firsts]
-    if None in difficulties:
+    difficulties = [batch.questions[at].parameters["rating"] for at in firsts if _has_rating(batch, at)]
+    if len(difficulties) < len(firsts):
         return {}
     solved = [fmean(parts["accuracy"] for parts in components[at : at + samples]) for at in firsts]
     found = rating.fit(difficulties, solved)
@@ -133,6 +133,10 @@ def rated(
         low, high = (people.percentile(end) for end in found.ci95)
         figures["percentile"] = {"mean": people.percentile(found.rating), "ci95": [low, high]}
     return figures
+
+
+def _has_rating(batch: sampling.Batch, answer: int) -> bool:
+    return batch.questions[answer].parameters.get("rating") is not None
 
 
 def write_harness_files(config: Config, model: str, batch: sampling.Batch) -> None:
