@@ -20,6 +20,8 @@ from r1mega.pipeline import record, show, slurm
 from r1mega.pipeline.graph import Compose, Node, build, dependents
 from r1mega.pipeline.overrides import shared
 from r1mega.pipeline.standing import Standing, standing, standings
+from r1mega.track.summary import read_summary
+from r1mega.track.whole_report import format_whole_result, write_whole_report
 
 Start = Callable[[Sequence[str], int], int]
 """Runs `r1mega` with these arguments as so many ranks; returns the exit code."""
@@ -86,6 +88,8 @@ def run(
             print(f"[{number}/{len(nodes)}] {node.name} ({node.config.stage}): done before", flush=True)
         record.write_whole(config, nodes[:number], seconds)
     print(show.ended(config.folder, nodes, seconds))
+    summary = read_summary(config.folder / "summary.json")
+    print(f"\n{format_whole_result(summary, write_whole_report(config.folder))}")
     return 0
 
 

@@ -121,6 +121,34 @@ def measures_svg(measures: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
         return svg_text(figure)
 
 
+def curves_svg(lines: Mapping[str, Sequence[float | None]]) -> str:
+    """One figure of several runs by rollout, a line a run; None leaves a gap."""
+    longest = max(len(values) for values in lines.values())
+    gaps = {
+        name: [math.nan if value is None else float(value) for value in values]
+        + [math.nan] * (longest - len(values))
+        for name, values in lines.items()
+    }
+    with style():
+        figure, axes = _canvas(4.4, 2.5)
+        draw_lines(axes, list(range(1, longest + 1)), [(values, name) for name, values in gaps.items()])
+        axes.set_xlabel("rollout")
+        return svg_text(figure)
+
+
+def bars_svg(values: Mapping[str, float], unit: str) -> str:
+    """A bar for each name, from top to bottom."""
+    with style():
+        figure, axes = _canvas(9.0, 0.7 + 0.24 * len(values))
+        axes.barh(range(len(values)), list(values.values()), height=0.6, color=LIGHT["c0"])
+        axes.set_yticks(range(len(values)), [_literal(name) for name in values])
+        axes.set_ylim(len(values) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.set_xlabel(unit)
+        return svg_text(figure)
+
+
 def draw_estimate(axes: Any, figures: Mapping[str, Any], which: str, y: float, colour: str) -> None:
     """A measure's `base` or `final` as a dot at height `y`, with its interval if it has one."""
     value = figures[which]

@@ -15,13 +15,12 @@ from r1mega.track import jsonl
 from r1mega.track.charts import STANDS, measures_svg, panel_svg, time_svg
 from r1mega.track.durations import words
 from r1mega.track.files import write_atomic
-from r1mega.track.palette import DARK, LIGHT, css_variables, themed
+from r1mega.track.page import inline, page
 from r1mega.track.panels import Panel, Rows, sections
 from r1mega.track.samples import pairs
 from r1mega.track.summary import figure, interval, measures, read_summary
 
 PAIRS_SHOWN = 6
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 def write_report(folder: Path) -> Path:
@@ -31,12 +30,8 @@ def write_report(folder: Path) -> Path:
 
     Raises ValueError, with file and line, for a damaged row.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     path = folder / "report.html"
-    write_atomic(path, template.render(_content(folder)))
+    write_atomic(path, page("report.html.j2", _content(folder)))
     return path
 
 
@@ -49,16 +44,14 @@ def _content(folder: Path) -> dict[str, Any]:
         "name": summary.get("name", folder.resolve().name),
         "facts": _facts(summary, rows),
         "measures": [_measure(name, figures) for name, figures in found],
-        "measures_chart": _inline(measures_svg(found)) if found else "",
+        "measures_chart": inline(measures_svg(found)) if found else "",
         "questions": figure(summary, "eval.questions"),
         "samples_per_question": figure(summary, "eval.samples_per_question"),
         "sections": _sections(rows, figure(summary, "handover.limit")),
-        "time_chart": _inline(time_svg(rows)) if rows else "",
+        "time_chart": inline(time_svg(rows)) if rows else "",
         "pairs": pairs(jsonl.read(folder / "samples.jsonl"), PAIRS_SHOWN),
         "config": config.read_text(encoding="utf-8") if config.exists() else "",
         "versions": summary.get("environment", {}),
-        "light": css_variables(LIGHT),
-        "dark": css_variables(DARK),
     }
 
 
@@ -105,11 +98,4 @@ def _sections(rows: Rows, limit: float | None) -> list[dict[str, Any]]:
 
 def _panel_chart(panel: Panel, rows: Rows, limit: float | None) -> Any:
     held_to_it = panel.lines[0][0] == "handover/max_abs_dlogp"
-    return _inline(panel_svg(panel, rows, limit if held_to_it else None))
-
-
-def _inline(svg: str) -> Any:
-    """Our own chart, coloured by the page's variables and marked as markup that is not escaped."""
-    from markupsafe import Markup
-
-    return Markup(themed(svg))  # safe: drawn by us, and matplotlib escapes the text in it
+    return inline(panel_svg(panel, rows, limit if held_to_it else None))

@@ -19,6 +19,7 @@ from typing import Any
 
 from r1mega.track.durations import words
 from r1mega.track.files import write_atomic
+from r1mega.track.tables import table
 
 Summary = Mapping[str, Any]
 
@@ -26,6 +27,10 @@ MEASURES = (
     ("pass_at_1", "pass@1"),
     ("pass_at_1_any_format", "pass@1, any format"),
     ("cons_at_k", "cons@{k}"),
+    ("format", "format"),
+    ("mixed_language", "mixed languages"),
+    ("general", "general requests"),
+    ("safety", "safety requests"),
     ("told_rightly", "told rightly"),
 )
 """Section of `eval` and its name for people, in the order in which they are shown."""
@@ -59,8 +64,10 @@ def measures(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:
 def format_result(summary: Summary, report: Path | str | None = None) -> str:
     """The block of text that a run ends with; `report` is where its report lies."""
     facts = _facts(summary) + ([("report", str(report))] if report else [])
+    models = summary.get("models")
     parts = [
         _title(summary),
+        table(models, figure(summary, "eval.samples_per_question")) if models else "",
         _table(measures(summary)),
         "\n".join(f"  {name:<18}  {value}" for name, value in facts),
     ]

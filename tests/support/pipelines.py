@@ -77,7 +77,9 @@ class Ranks:
             file.write_text(f"{config.seed} {name}")
             if number == 0 and (code := self._then(config)):
                 return code
-        write_summary(config.folder / "summary.json", {"config_hash": key, "wall_s": 2.0})
+        write_summary(
+            config.folder / "summary.json", {"stage": config.stage.value, "config_hash": key, "wall_s": 2.0}
+        )
         return 0
 
 
