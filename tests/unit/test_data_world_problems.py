@@ -20,7 +20,7 @@ from r1mega.rewards.language import words_by_language
 PROBLEMS = ("world_problems", {"min_steps": 2, "max_steps": 4}, 1.0)
 RIGHT = ("brief", "worked", "checked")
 EQUATION = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
-STATED = re.compile(r"(\d+) ([+-]) (\d+)(?=:| =)")
+STATED = re.compile(r"(?<![+-] )\b(\d+) ([+-]) (\d+)(?=:| =)")  # a whole step, and no tail of a longer sum
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,16 @@ def test_right_kinds_are_right(world, data, kind, use, seed):
     assert len(wrong(text)) == (1 if mended else 0)
     assert not mended or kind == "checked"
     assert ("check" in text or "检查" in text) == (kind == "checked")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers())
+def test_a_direct_thought_is_the_whole_formula(world, data, seed):
+    asked = data.draw(st.sampled_from(world.train))
+    text = write("direct", asked, asked, random.Random(seed))
+    assert form.score(text) == 1.0
+    assert f"{asked.entry['expression']} = {asked.answer}" in text
+    assert form.answer_of(text) == asked.answer
 
 
 @settings(max_examples=100, deadline=None)

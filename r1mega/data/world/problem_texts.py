@@ -42,7 +42,9 @@ def _right(asked: Asked, style: Style) -> str:
 
 def _direct(asked: Asked) -> str:
     formula = f"{asked.question.entry['expression']} = {asked.question.answer}"
-    return formatted(_spoken(asked, [Clause("first", [formula])], asked.question.answer), asked.question.answer)
+    return formatted(
+        _spoken(asked, [Clause("first", [formula])], asked.question.answer), asked.question.answer
+    )
 
 
 def brief(asked: Asked) -> str:
