@@ -14,6 +14,9 @@ from r1mega.parallel.plan import Plan, RolloutPlan, stage_of_layer
 from r1mega.weights.table import Row, Served
 from r1mega.weights.transfer import Box
 
+WORDS_PADDED_TO = 64
+"""vLLM pads the vocabulary to a multiple of so many words before it splits it (`pad_vocab_size`)."""
+
 
 def held_on_paper(table: Sequence[Row], plan: Plan, layers: int) -> dict[Box, list[int]]:
     """What the trainer's ranks hold of the weights that engines need, and who holds each box.
@@ -47,9 +50,9 @@ def needed_on_paper(
 ) -> list[list[Box]]:
     """What the engines' workers need, one after the other, the workers of an engine side by side.
 
-    vLLM splits what Megatron splits, over its own number of workers; it repeats the heads of keys and
-    values where there are fewer of them than workers, and deals experts out whole where `rollout.ep` is
-    above 1. Engines on paper have no pipeline.
+    vLLM splits what Megatron splits, over its own number of workers, the vocabulary with its padding; it
+    repeats the heads of keys and values where there are fewer of them than workers, and deals experts out
+    whole where `rollout.ep` is above 1. Engines on paper have no pipeline.
     """
     of_engine = []
     for worker in range(rollout.tp):
@@ -108,6 +111,9 @@ def _worker_boxes(
             if row.runs and number > 0 and key_value_heads and key_value_heads < ranks:
                 ranks, rank = key_value_heads, worker // (ranks // key_value_heads)
             dim = row.split or 0
-            size[dim] //= ranks
-            start[dim] = rank * size[dim]
-        yield Box(name, tuple(start), tuple(size))
+            padded = -(-size[dim] // WORDS_PADDED_TO) * WORDS_PADDED_TO if row.layers is None else size[dim]
+            each = padded // ranks
+            start[dim] = min(rank * each, size[dim])
+            size[dim] = min(each, size[dim] - start[dim])
+        if all(size):  # a small vocabulary's padding may be all that a worker has
+            yield Box(name, tuple(start), tuple(size))

@@ -139,3 +139,14 @@ def test_the_671b_on_2048_ranks_to_256_workers(training, rollout):
     assert peak_gb < 2
     assert max(balance) <= 1.1
     assert sum(received) >= rollout["replicas"] * 2 * 670e9
+
+
+@pytest.mark.parametrize(("words", "shares"), [(256, [128, 128]), (228, [128, 100]), (32, [32])])
+def test_the_vocabulary_is_split_with_its_padding(words, shares):
+    """vLLM pads it to a multiple of 64; what is left to the last worker is less, or nothing."""
+    needed = needed_on_paper(
+        deepseek_v3.weight_table(V3 | {"vocab_size": words}), RolloutPlan(replicas=1, tp=2, pp=1, ep=1), None
+    )
+    boxes = [box for worker in needed for box in worker if box.name == "lm_head.weight"]
+    assert [box.size[0] for box in boxes] == shares
+    assert [box.start[0] for box in boxes] == [0, 128, 256][: len(shares)]
