@@ -25,7 +25,6 @@ from r1mega.stages.serving import open_engines
 from r1mega.track import rating
 from r1mega.track.stats import mean_of
 
-
 Figures = dict[str, dict[str, float | list[float]]]
 """By measure, its `mean` and `ci95`."""
 
