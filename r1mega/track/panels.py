@@ -1,4 +1,4 @@
-"""Which figures the report draws, under which words, from the rows of `metrics.jsonl`.
+"""Which panels of the list (`panel_list.py`) the report draws, with their values from `metrics.jsonl`.
 
 Guarantees: every numeric figure of the rows is drawn somewhere, known or not; a panel without a
 single figure in the rows is left out.
@@ -6,117 +6,30 @@ single figure in the rows is left out.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from r1mega.track.panel_list import SECTIONS, TIME, TIMES, WHOLE, Panel, Section
+
+__all__ = ["Panel", "Rows", "Section", "counter_of", "metrics_in", "phases", "sections", "series"]
 
 Rows = Sequence[Mapping[str, Any]]
 
 COUNTERS = ("rollout", "update", "policy_version")
-TIME = "timing_s/"
-WHOLE = "timing_s/step"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Panel:
-    """One small chart: its title, what one reads off it, and its lines as (metric, label)."""
-
-    title: str
-    note: str
-    lines: tuple[tuple[str, str], ...]
-    log: bool = False
-    share: bool = False
-    """The figures are shares: the axis runs from 0 to 1."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Section:
-    """Panels that answer one question."""
-
-    title: str
-    panels: tuple[Panel, ...]
-
-
-def _one(title: str, note: str, metric: str, *, log: bool = False, share: bool = False) -> Panel:
-    return Panel(title=title, note=note, lines=((metric, ""),), log=log, share=share)
-
-
-LEARNT = (
-    _one("Loss", "Mean next-token loss, nats", "loss"),
-    _one("Accuracy", "Share of sampled answers that are right", "reward/accuracy", share=True),
-    Panel(
-        title="Answer length",
-        note="Tokens of an answer",
-        lines=(("response_length/mean", "mean"), ("response_length/max", "longest")),
-    ),
-    _one(
-        "Answers cut off",
-        "Share that reached the length limit and earned nothing",
-        "response_length/clip_ratio",
-        share=True,
-    ),
-    _one(
-        "Reflection",
-        "Rate of words such as wait, mistake, verify",
-        "emergence/reflection_rate",
-    ),
-    _one(
-        "Groups without variance",
-        "Prompts whose answers all earned the same: nothing to learn from",
-        "critic/groups_without_variance",
-    ),
-)
-
-TRAINING = (
-    _one("KL to the reference", "k3 estimate, nats a token", "actor/kl_loss"),
-    _one("Movement within a rollout", "Mean of old - new log-prob, nats", "actor/ppo_kl"),
-    _one("Entropy", "Of the policy's next token, nats", "actor/entropy"),
-    _one("Clipped tokens", "Share whose policy gradient the clip removed", "actor/pg_clipfrac"),
-    _one("Gradient norm", "Before clipping", "actor/grad_norm"),
-    _one("Gradient norm", "Before clipping", "grad_norm"),
-    _one("Policy loss", "Clipped objective, negative", "actor/pg_loss"),
-    _one("Learning rate", "At the last update of the row", "actor/lr"),
-    _one("Learning rate", "At the update", "lr"),
-    _one("Expert load", "Busiest expert over the mean", "moe/max_load_over_mean"),
-)
-
-FIDELITY = (
-    _one(
-        "Hand-over",
-        "Largest |log-prob difference| on the probe, nats; 0 on the lowest line",
-        "handover/max_abs_dlogp",
-        log=True,
-    ),
-    Panel(
-        title="Trainer against sampler",
-        note="|log-prob difference| on sampled tokens, nats; 0 on the lowest line",
-        lines=(("mismatch/mean_abs_dlogp", "mean"), ("mismatch/max_abs_dlogp", "largest")),
-        log=True,
-    ),
-)
-
-SPEED = (
-    _one("Generation", "New tokens a second", "perf/throughput"),
-    _one("Training", "Tokens a second", "tokens_per_s"),
-)
 
 
 def sections(rows: Rows) -> list[Section]:
     """The report's sections for these rows, without what they hold nothing for."""
-    known = (
-        ("What it learnt", (_reward(rows), *LEARNT)),
-        ("Does the engine hold the trainer's weights", FIDELITY),
-        ("How the training went", TRAINING),
-        ("How fast it was", SPEED),
-    )
-    drawn = {metric for _, panels in known for panel in panels for metric, _ in panel.lines}
+    # Times have a chart of their own.
+    known = [section for section in SECTIONS if section is not TIMES]
+    drawn = {metric for section in known for panel in section.panels for metric in panel.metrics}
     rest = tuple(
-        _one(metric, "", metric)
+        Panel(title=metric, meaning="", lines=((metric, ""),))
         for metric in metrics_in(rows)
         if metric not in drawn and metric not in COUNTERS and not metric.startswith(TIME)
     )
     found = [
-        Section(title=title, panels=tuple(p for p in panels if _is_in(p, rows)))
-        for title, panels in (*known, ("Other figures", rest))
+        Section(title=section.title, panels=tuple(p for p in section.panels if _is_in(p, rows)))
+        for section in (*known, Section(title="Other figures", panels=rest))
     ]
     return [section for section in found if section.panels]
 
@@ -149,17 +62,8 @@ def phases(rows: Rows) -> dict[str, list[float]]:
     return {**table, "other": other} if any(other) else table
 
 
-def _reward(rows: Rows) -> Panel:
-    parts = [m for m in metrics_in(rows) if m.startswith("reward/")]
-    return Panel(
-        title="Reward",
-        note="Mean over answers: the sum, and its components",
-        lines=(("critic/score/mean", "sum"), *((m, m.removeprefix("reward/")) for m in parts)),
-    )
-
-
 def _is_in(panel: Panel, rows: Rows) -> bool:
-    return any(_any_number(row.get(metric) for row in rows) for metric, _ in panel.lines)
+    return any(_any_number(row.get(metric) for row in rows) for metric in panel.metrics)
 
 
 def _any_number(values: Iterable[Any]) -> bool:
