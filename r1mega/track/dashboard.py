@@ -44,7 +44,7 @@ def as_table() -> str:
 
 
 def _plot(panel: Panel) -> Any:
-    from wandb_workspaces.reports.v2 import LinePlot
+    from wandb_workspaces.reports.v2.interface import LinePlot
 
     return LinePlot(
         title=title_of(panel),
