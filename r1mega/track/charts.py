@@ -13,6 +13,10 @@ from typing import Any
 
 from r1mega.track.palette import LIGHT, SERIES
 from r1mega.track.panels import Panel, Rows, counter_of, phases, series
+from r1mega.track.summary import Measure
+
+LETTER_PT, KEY_PT, LINE_IN = 5.2, 26.0, 0.2
+"""A legend's measures: a letter's width at most, mark and gaps of a label, the height of a line."""
 
 MARKED_ROWS = 60
 """With more rows than this a line has no mark on every row."""
@@ -103,16 +107,16 @@ def time_svg(rows: Rows) -> str:
         return svg_text(figure)
 
 
-def measures_svg(measures: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """The evaluation's measures before and after, one line each with its 95 % intervals."""
+def measures_svg(measures: Sequence[Measure]) -> str:
+    """Shares before and after, one line each with its 95 % intervals; lengths have no place in it."""
     with style():
         figure, axes = _canvas(9.0, 0.7 + 0.45 * len(measures))
-        for y, (_, figures) in enumerate(measures):
+        for y, figures in enumerate(measure.figures for measure in measures):
             found = {at: colour for at, colour in STANDS.items() if at in figures}
             axes.plot([figures[at] for at in found], [y] * len(found), color=LIGHT["grid"], lw=3)
             for at, colour in found.items():
                 draw_estimate(axes, figures, at, y, colour)
-        axes.set_yticks(range(len(measures)), [name for name, _ in measures])
+        axes.set_yticks(range(len(measures)), [measure.name for measure in measures])
         axes.set_ylim(len(measures) - 0.5, -0.5)
         axes.set_xlim(-0.01, 1.01)
         axes.grid(visible=False, axis="y")
@@ -202,12 +206,20 @@ def _canvas(width_in: float, height_in: float) -> tuple[Any, Any]:
 
 
 def _legend(axes: Any, handles: Sequence[Any], labels: Sequence[str]) -> None:
-    """A row of labels above the axes, one for each name; none for lines that have no name."""
+    """Labels above the axes, one for each name; none for lines that have no name.
+
+    As many columns as fit the figure, which grows by every further line of labels: labels wider or
+    higher than what is left of it would leave the axes no room.
+    """
     named = {_literal(text): handle for handle, text in zip(handles, labels, strict=True) if text}
-    if named:
-        place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "borderpad": 0.2}
-        spacing = {"handlelength": 1.2, "columnspacing": 1.2}
-        axes.legend(named.values(), named, ncols=4, **place, **spacing)
+    if not named:
+        return
+    width_in, height_in = axes.figure.get_size_inches()
+    columns = max(1, int(width_in * 72 / (KEY_PT + LETTER_PT * max(map(len, named)))))
+    columns = min(columns, len(named))
+    axes.figure.set_size_inches(width_in, height_in + LINE_IN * (math.ceil(len(named) / columns) - 1))
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "borderpad": 0.2}
+    axes.legend(named.values(), named, ncols=columns, handlelength=1.2, columnspacing=1.2, **place)
 
 
 def _literal(text: str) -> str:

@@ -17,10 +17,11 @@ from r1mega.track.durations import words
 from r1mega.track.files import write_atomic
 from r1mega.track.page import inline, page
 from r1mega.track.panels import Panel, Rows, sections
-from r1mega.track.samples import pairs
-from r1mega.track.summary import figure, interval, measures, read_summary
+from r1mega.track.samples import pairs, side_by_side
+from r1mega.track.summary import Measure, figure, measures, read_summary
+from r1mega.track.tables import WHAT_INTERVALS_COVER, for_page
 
-PAIRS_SHOWN = 6
+QUESTIONS_SHOWN = 6
 
 
 def write_report(folder: Path) -> Path:
@@ -39,17 +40,23 @@ def _content(folder: Path) -> dict[str, Any]:
     """Everything the template names, as plain values and drawn charts."""
     rows, summary = jsonl.read(folder / "metrics.jsonl"), read_summary(folder / "summary.json")
     config = folder / "config.yaml"
-    found = measures(summary)
+    found, models = measures(summary), summary.get("models")
+    samples = jsonl.read(folder / "samples.jsonl")
+    shares = [measure for measure in found if not measure.is_length]
+    samples_per_question = figure(summary, "eval.samples_per_question")
     return {
         "name": summary.get("name", folder.resolve().name),
         "facts": _facts(summary, rows),
-        "measures": [_measure(name, figures) for name, figures in found],
-        "measures_chart": inline(measures_svg(found)) if found else "",
+        "measures": [_measure(measure) for measure in found],
+        "measures_chart": inline(measures_svg(shares)) if shares else "",
+        "models": for_page(models, samples_per_question) if models else None,
+        "covers": WHAT_INTERVALS_COVER,
         "questions": figure(summary, "eval.questions"),
-        "samples_per_question": figure(summary, "eval.samples_per_question"),
+        "samples_per_question": samples_per_question,
         "sections": _sections(rows, figure(summary, "handover.limit")),
         "time_chart": inline(time_svg(rows)) if rows else "",
-        "pairs": pairs(jsonl.read(folder / "samples.jsonl"), PAIRS_SHOWN),
+        "pairs": [] if models else pairs(samples, QUESTIONS_SHOWN),
+        "side_by_side": side_by_side(samples, QUESTIONS_SHOWN) if models else [],
         "config": config.read_text(encoding="utf-8") if config.exists() else "",
         "versions": summary.get("environment", {}),
     }
@@ -67,19 +74,19 @@ def _facts(summary: Mapping[str, Any], rows: Rows) -> list[tuple[str, str]]:
     }
     values = [(label, form, figure(summary, key)) for key, (label, form) in forms.items()]
     return [
-        *((name, " → ".join(f"{m[at]:.3f}" for at in STANDS if at in m)) for name, m in measures(summary)),
+        *((m.name, " → ".join(m.text(at) for at in STANDS if at in m.figures)) for m in measures(summary)),
         *((label, form(value)) for label, form, value in values if value is not None),
         ("rows of metrics", f"{len(rows):,}"),
     ]
 
 
-def _measure(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
+def _measure(measure: Measure) -> dict[str, str]:
     return {
-        "name": name,
-        "base": f"{figures['base']:.3f}" if "base" in figures else "",
-        "final": f"{figures['final']:.3f}",
-        "gain": f"{figures['final'] - figures['base']:+.3f}" if "base" in figures else "",
-        "interval": interval(figures["gain_ci95"]) if "gain_ci95" in figures else "",
+        "name": measure.name,
+        "base": measure.text("base"),
+        "final": measure.text("final"),
+        "gain": measure.gain(),
+        "interval": measure.interval(),
     }
 
 

@@ -1,7 +1,7 @@
 """What a row of `samples.jsonl` holds, and which answers the report sets side by side.
 
-Rows come from rollouts and from the evaluations before and after. Pairs are taken in the order of
-the file: nothing is picked for looking good.
+Rows come from rollouts, from the evaluations before and after, or from an evaluation of several
+models. They are taken in the order of the file: nothing is picked for looking good.
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,6 +23,8 @@ class SampleRow(TypedDict):
     """Cut at `max_answer_tokens`."""
     reference: NotRequired[str]
     """The right answer, where there is one."""
+    of: NotRequired[str]
+    """The model that gave it, where several were asked the same."""
 
 
 Pair = tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]
@@ -47,6 +49,21 @@ def pairs(rows: Iterable[Mapping[str, Any]], limit: int) -> list[Pair]:
     left, right = list(before.values())[:limit], list(after.values())[:limit]
     count = max(len(left), len(right))
     return list(zip(_padded(left, count), _padded(right, count), strict=True))
+
+
+def side_by_side(rows: Iterable[Mapping[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """The first `limit` questions: `prompt`, `reference`, and the first answer to it of each model."""
+    asked: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in rows:
+        asked.setdefault(row["prompt"], {}).setdefault(row.get("of", ""), row)
+    return [
+        {"prompt": prompt, "answers": list(by_model.values()), "reference": _reference(by_model)}
+        for prompt, by_model in list(asked.items())[:limit]
+    ]
+
+
+def _reference(by_model: Mapping[str, Mapping[str, Any]]) -> str:
+    return str(next(iter(by_model.values())).get("reference") or "")
 
 
 def _first_by_prompt(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

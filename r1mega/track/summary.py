@@ -3,17 +3,18 @@ end.
 
 The figures are nested: `summary["eval"]["pass_at_1"]["gain_ci95"]`. Known to `format_result` and to
 the report, all of them optional there: `name`, `seed`, `config_hash`, `wall_s`; `eval.questions`,
-`eval.samples_per_question`, `eval.pass_at_1.*` and `eval.pass_at_1_any_format.*` (`base`, `final`,
-`gain`, each with `_ci95`), `eval.told_rightly.*` of a reward model, `eval.cons_at_k.base` and
-`.final`; `handover.count`,
-`handover.max_abs_dlogp`, `handover.limit`; `mismatch.mean_abs_dlogp`; `environment`.
+`eval.samples_per_question` and every measure of `MEASURES` in `eval` (`base`, `final`, `gain`, each
+with `_ci95`; `final` alone where there was no base); `models`, where several models were evaluated
+(track/tables); `handover.count`, `handover.max_abs_dlogp`, `handover.limit`;
+`mismatch.mean_abs_dlogp`; `environment`.
 
 Guarantees: the file is whole or not there, and strict JSON. Refuses, by raising ValueError, NaN and
 infinities: a final figure that is not a number is a fault, not a result.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,47 @@ MEASURES = (
     ("cons_at_k", "cons@{k}"),
     ("format", "format"),
     ("mixed_language", "mixed languages"),
+    ("answer_tokens", "answer tokens"),
     ("general", "general requests"),
     ("safety", "safety requests"),
     ("told_rightly", "told rightly"),
 )
 """Section of `eval` and its name for people, in the order in which they are shown."""
+
+LENGTHS = ("answer_tokens",)
+"""Measures that count something; all others are shares between 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One measure before and after: its name for people, its figures, and how they are written."""
+
+    name: str
+    figures: Mapping[str, Any]
+    is_length: bool = False
+
+    @property
+    def decimals(self) -> int:
+        """Shares are told to a thousandth, lengths to a tenth."""
+        return 1 if self.is_length else 3
+
+    def text(self, which: str) -> str:
+        """The figure `base` or `final`; empty where there is none."""
+        return f"{self.figures[which]:.{self.decimals}f}" if which in self.figures else ""
+
+    def gain(self) -> str:
+        """What the final figure is above the base's, with its sign; empty without a base."""
+        if "base" not in self.figures:
+            return ""
+        return f"{self.figures['final'] - self.figures['base']:+.{self.decimals}f}"
+
+    def interval(self) -> str:
+        """The gain's interval, saying so where it does not tell the gain from none; empty without one."""
+        if "gain_ci95" not in self.figures:
+            return ""
+        low, high = self.figures["gain_ci95"]
+        ends = f"{low:+.{self.decimals}f} to {high:+.{self.decimals}f}"
+        return ends + (" (no change shown)" if low <= 0 <= high else "")
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -54,11 +91,11 @@ def figure(summary: Summary, dotted: str) -> Any:
     return value
 
 
-def measures(summary: Summary) -> list[tuple[str, Mapping[str, Any]]]:
-    """The evaluation's measures that the summary holds: name for people, and figures."""
+def measures(summary: Summary) -> list[Measure]:
+    """The measures before and after that the summary's `eval` holds."""
     k = figure(summary, "eval.samples_per_question")
-    found = [(name.format(k=k), figure(summary, f"eval.{key}")) for key, name in MEASURES]
-    return [(name, figures) for name, figures in found if figures]
+    found = [(key, name.format(k=k), figure(summary, f"eval.{key}")) for key, name in MEASURES]
+    return [Measure(name, figures, key in LENGTHS) for key, name, figures in found if figures]
 
 
 def format_result(summary: Summary, report: Path | str | None = None) -> str:
@@ -81,25 +118,16 @@ def _title(summary: Summary) -> str:
     return f"{title}: {questions} held-out questions, {k} samples each" if questions else title
 
 
-def _table(rows: list[tuple[str, Mapping[str, Any]]]) -> str:
+def _table(rows: Sequence[Measure]) -> str:
     if not rows:
         return ""
     head = f"  {'':<18}  {'base':>6}  {'final':>6}  {'gain':>6}   95 % interval of the gain"
-    return "\n".join([head, *(_table_row(name, figures) for name, figures in rows)])
+    return "\n".join([head, *(_table_row(row) for row in rows)])
 
 
-def _table_row(name: str, figures: Mapping[str, Any]) -> str:
-    base, final = figures.get("base"), figures["final"]
-    if base is None:  # a model evaluated alone
-        return f"  {name:<18}  {'':>6}  {final:>6.3f}"
-    row = f"  {name:<18}  {base:>6.3f}  {final:>6.3f}  {final - base:>+6.3f}"
-    return row + (f"   {interval(figures['gain_ci95'])}" if "gain_ci95" in figures else "")
-
-
-def interval(ci95: tuple[float, float] | list[float]) -> str:
-    """A gain's interval as text, saying so where it does not tell the gain from none."""
-    low, high = ci95
-    return f"{low:+.3f} to {high:+.3f}" + (" (no change shown)" if low <= 0 <= high else "")
+def _table_row(row: Measure) -> str:
+    figures = f"{row.text('base'):>6}  {row.text('final'):>6}  {row.gain():>6}   {row.interval()}"
+    return f"  {row.name:<18}  {figures}".rstrip()
 
 
 def _facts(summary: Summary) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Models against measures, as the paper prints its stages: for the terminal and for a page."""
+"""Models against measures: for the terminal a line a model, for a page a column, as the paper prints it."""
 
 from __future__ import annotations
 
@@ -55,6 +55,17 @@ def cell(name: str, figures: Mapping[str, Any] | None) -> tuple[str, str]:
     form = _NO_SHARE.get(name, "{:.3f}")
     low, high = figures["ci95"]
     return form.format(figures["mean"]), f"{form.format(low)} to {form.format(high)}"
+
+
+def for_page(models: Models, k: Any) -> dict[str, Any]:
+    """What the macro `models_table` takes: a column a model, a row a measure, as the paper has it."""
+    return {
+        "models": list(models),
+        "rows": [
+            (heading, [cell(name, measures.get(name)) for measures in models.values()])
+            for name, heading in columns(models, k)
+        ],
+    }
 
 
 def table(models: Models, k: Any) -> str:

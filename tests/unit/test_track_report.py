@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from r1mega.track import environment, jsonl
-from r1mega.track.charts import panel_svg
+from r1mega.track.charts import curves_svg, panel_svg
 from r1mega.track.figure import result_figure
 from r1mega.track.palette import DARK, LIGHT, SERIES
-from r1mega.track.panels import phases, sections, series
+from r1mega.track.panels import Panel, phases, sections, series
 from r1mega.track.report import write_report
 from r1mega.track.samples import pairs
 from r1mega.track.summary import write_summary
@@ -164,6 +164,56 @@ def test_one_row_and_a_series_without_any_finite_value(tmp_path):
     page = write_report(tmp_path).read_text()
     assert ">Reward<" in page
     assert ">Entropy<" not in page
+
+
+def test_an_evaluation_of_several_models_has_their_table_and_answers(tmp_path):
+    figures = {"pass_at_1": {"mean": 0.5, "ci95": [0.4, 0.6]}}
+    models = {"base": figures, "zero": figures | {"general": {"mean": 0.25, "ci95": [0.1, 0.4]}}}
+    write_summary(tmp_path / "summary.json", {"models": models, "eval": {"questions": 9}})
+    rows = [sample(version, q, HOSTILE) | {"of": of} for version, of in enumerate(models) for q in "pq"]
+    jsonl.append(tmp_path / "samples.jsonl", *rows)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    for text in (
+        ">Models<",
+        "0.400 to 0.600",
+        "9 held-out questions",
+        ">Answers side by side<",
+        "<b>zero</b>",
+    ):
+        assert text in page
+    assert page.count("&lt;script&gt;") == 4
+    assert "<script" not in page
+    assert ">before" not in page
+    assert ">Before and after<" not in page
+
+
+def test_a_reward_model_has_a_report_of_its_one_measure(tmp_path):
+    told = {"base": 0.5, "base_ci95": [0.4, 0.6], "final": 0.9, "gain": 0.4, "gain_ci95": [0.3, 0.5]}
+    write_summary(tmp_path / "summary.json", {"eval": {"told_rightly": told}})
+    page = write_report(tmp_path).read_text()
+    assert "0.500 → 0.900" in page
+    assert page.count("<svg") == 1
+    assert "held-out questions" not in page
+    assert "whatever its form" not in page  # of pass@1 in any format, which is not there
+
+
+def test_a_length_is_in_the_table_and_not_among_the_shares(tmp_path):
+    lengths = {"base": 35.0, "final": 30.55, "gain": -4.45, "gain_ci95": [-6.0, -2.9]}
+    write_summary(tmp_path / "summary.json", {"eval": {"answer_tokens": lengths}})
+    page = write_report(tmp_path).read_text()
+    assert "35.0 → 30.6" in page
+    assert "-6.0 to -2.9" in page
+    assert "<svg" not in page
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_long_names_leave_their_lines_room(tmp_path):
+    """A legend wider than its figure would leave the axes no room, and matplotlib would warn of it."""
+    names = [f"reward/component_of_a_long_name_{i}" for i in range(8)]
+    panel = Panel(title="t", meaning="", lines=tuple((name, name) for name in names))
+    charts = panel_svg(panel, [dict.fromkeys(names, 0.5)]), curves_svg(dict.fromkeys(names, (0.5,)))
+    for chart in charts:
+        assert all(f">{name}<" in chart for name in names)
 
 
 def test_every_numeric_metric_is_drawn():

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from r1mega.track.files import write_atomic
-from r1mega.track.summary import figure, format_result, read_summary, write_summary
+from r1mega.track.summary import figure, format_result, measures, read_summary, write_summary
 
 SUMMARY = {
     "name": "cpu_zero",
@@ -50,6 +50,28 @@ def test_the_block_of_a_whole_run():
 def test_what_was_not_measured_is_not_printed():
     assert format_result({"name": "base", "wall_s": 40}) == "base\n\n  time                40.0 s"
     assert format_result({}) == "run"
+
+
+def test_a_length_is_told_to_a_tenth_and_what_has_no_base_has_no_gain():
+    lengths = {"base": 35.12, "final": 30.55, "gain": -4.57, "gain_ci95": [-6.02, 0.04]}
+    text = format_result({"eval": {"answer_tokens": lengths, "general": {"final": 0.5}, "reflection": 3}})
+    assert "  answer tokens         35.1    30.6    -4.6   -6.0 to +0.0 (no change shown)" in text
+    assert text.endswith("  general requests             0.500")
+
+
+def test_further_measures_follow_the_main_ones():
+    names = ["told_rightly", "safety", "general", "answer_tokens", "mixed_language", "format", "pass_at_1"]
+    found = measures({"eval": {name: {"final": 0.5} for name in names}})
+    assert [measure.name for measure in found] == [
+        "pass@1",
+        "format",
+        "mixed languages",
+        "answer tokens",
+        "general requests",
+        "safety requests",
+        "told rightly",
+    ]
+    assert [measure.text("final") for measure in found].count("0.5") == 1
 
 
 def test_it_is_read_as_it_was_written(tmp_path):
