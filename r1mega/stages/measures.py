@@ -36,7 +36,10 @@ _OF_LANGUAGE = ("language", "mixed_language")
 
 
 def measure(batch: Batch, components: Sequence[Components], samples_per_question: int) -> Rates:
-    """Every measure of the answers; those about language where the questions are in several."""
+    """Every measure of the answers; those about language where the questions are in several.
+
+    A measure of fewer than two questions, which can have no interval, is left out.
+    """
     several = len({question.language for question in batch.questions}) > 1
     rates: Rates = {}
     for first in range(0, len(batch.texts), samples_per_question):
@@ -44,7 +47,7 @@ def measure(batch: Batch, components: Sequence[Components], samples_per_question
         for name, value in _of_question(batch, components, group).items():
             if several or name not in _OF_LANGUAGE:
                 rates.setdefault(name, []).append(value)
-    return rates
+    return {name: values for name, values in rates.items() if len(values) > 1}
 
 
 def _of_question(batch: Batch, components: Sequence[Components], group: range) -> dict[str, float]:

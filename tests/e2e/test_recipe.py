@@ -1,4 +1,7 @@
-"""The recipe's stages one after another, shortened: each leaves what the next reads, and says what it did."""
+"""The recipe's stages one after another, shortened: each leaves what the next reads, and says what it did.
+
+Each one's metrics, as its own offline W&B file holds them, are those that the list of panels promises.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.history import wandb_rows
 from support.runs import rows, run
 
 from r1mega.data.dialogues import read_dialogues
+from r1mega.track.panel_list import STAGES, metrics_of
+from r1mega.track.panels import COUNTERS
 
 SMALL = (
+    "track.wandb=offline",
     "track.wandb=offline",
     "rollout.replicas=1",
     "data.train_questions=200",
@@ -24,7 +31,6 @@ RL = (
     "grpo.updates_per_rollout=2",
     "grpo.model_rewards_after_update=2",
 )
-EVAL = ("eval.questions=24", "eval.samples_per_question=2")
 
 
 def ran(home: Path, stage: str, *overrides: str) -> Path:
@@ -49,9 +55,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     helpful = ran(home, "helpful_model", *judges, f"reward_model.data_file={world / 'preferences.jsonl'}")
     harmless = ran(home, "harmless_model", *judges, f"reward_model.data_file={world / 'safety.jsonl'}")
     rewards = [f"reward.helpful_model={helpful / 'final'}", f"reward.harmless_model={harmless / 'final'}"]
-    ran(home, "all_scenario_rl", f"model.init_from={tuned}", *rewards, *RL, *EVAL)
+    ran(home, "all_scenario_rl", f"model.init_from={tuned}", *rewards, *RL)
     models = f"eval.models={{base: {base}, tuned: {tuned}}}"
-    ran(home, "table", models.replace("eval.models=", "+eval.models=", 1), *EVAL)
+    ran(home, "table", models.replace("eval.models=", "+eval.models=", 1))
     return home
 
 
@@ -118,3 +124,26 @@ def test_models_are_compared_on_the_same_questions(home: Path) -> None:
     samples = rows(home / "runs" / "table" / "samples.jsonl")
     asked = {of: [row["prompt"] for row in samples if row["of"] == of] for of in models}
     assert asked["base"] == asked["tuned"]
+
+
+RUNS = {
+    "base": "pretrain",
+    "cold_start": "sft",
+    "reject": "reject",
+    "helpful_model": "reward_model",
+    "harmless_model": "reward_model",
+    "all_scenario_rl": "grpo",
+}
+"""The runs that log rows, and the stage that each is of."""
+
+
+@pytest.mark.parametrize(("name", "stage"), RUNS.items())
+def test_a_run_logs_what_the_list_of_panels_promises_and_nothing_else(
+    home: Path, name: str, stage: str
+) -> None:
+    found = {metric for row in wandb_rows(home / "runs" / name) for metric in row}
+    assert {metric for metric in found - {*COUNTERS} if not metric.startswith("_")} == metrics_of(stage)
+
+
+def test_every_stage_of_the_list_was_run() -> None:
+    assert {*RUNS.values()} == {*STAGES}

@@ -69,27 +69,34 @@ def test_shares_votes_and_lengths() -> None:
 
 def test_a_truncated_answer_has_no_vote_and_no_answer_is_none() -> None:
     votes = [said("4"), said("5") + " CUT", said("5") + " CUT", "no tags"]
-    assert measure(*batch_of((question("a", "5"), votes)), 4)["cons_at_k"] == [0.0]
-    assert measure(*batch_of((question("a", "5"), ["x", "y", "z", "5"])), 4)["cons_at_k"] == [0.0]
+    silent = (question("b", "5"), ["x", "y", "z", "5"])
+    assert measure(*batch_of((question("a", "5"), votes), silent), 4)["cons_at_k"] == [0.0, 0.0]
 
 
 def test_the_first_given_wins_a_tie() -> None:
-    assert measure(*batch_of((question("a", "1"), [said("1"), said("2")])), 2)["cons_at_k"] == [1.0]
-    assert measure(*batch_of((question("a", "2"), [said("1"), said("2")])), 2)["cons_at_k"] == [0.0]
+    answers = [said("1"), said("2")]
+    rates = measure(*batch_of((question("a", "1"), answers), (question("b", "2"), answers)), 2)
+    assert rates["cons_at_k"] == [1.0, 0.0]
+
+
+def test_a_measure_of_one_question_has_no_interval_and_is_left_out() -> None:
+    one, two = (question("a", "1"), [said("1")]), (question("b", "2"), [said("2")])
+    assert measure(*batch_of(one), 1) == {}
+    assert "pass_at_1" in measure(*batch_of(one, two), 1)
 
 
 def test_kinds_are_measured_apart_and_languages_where_there_are_several() -> None:
     asked = (
         (question("a", "1"), [said("1", "first 先 then"), said("1", "first then")]),
         (question("甲", "2", language="zh"), [said("2", "先算"), said("2", "then")]),
-        (question("g", "hi", kind="general"), [said("hi"), said("no")]),
-        (question("s", "sorry", kind="safety"), [said("sorry"), said("sorry")]),
+        *[(question(f"g{i}", "hi", kind="general"), [said("hi"), said("no")]) for i in range(2)],
+        *[(question(f"s{i}", "sorry", kind="safety"), [said("sorry"), said("sorry")]) for i in range(2)],
     )
     rates = measure(*batch_of(*asked), 2)
     assert rates["mixed_language"] == [0.5, 0.0]
     assert rates["language"] == [pytest.approx((2 / 3 + 1) / 2), 0.5]
-    assert rates["general"] == [0.5]
-    assert rates["safety"] == [1.0]
+    assert rates["general"] == [0.5, 0.5]
+    assert rates["safety"] == [1.0, 1.0]
     assert rates["pass_at_1"] == [1.0, 1.0]
 
 
