@@ -81,6 +81,8 @@ def run(
             stage_began = time.monotonic()
             code = start(node.arguments, node.ranks) or _unfinished(node)
             if code:
+                record.write_whole(config, nodes[: number - 1], seconds)
+                write_whole_report(config.folder)
                 return _stopped(config, node, code)
             seconds[node.name] = time.monotonic() - stage_began
             record.write_seconds(config.folder, seconds)

@@ -169,11 +169,15 @@ def draw_lines(
     log: bool = False,
     limit: float | None = None,
 ) -> None:
-    """Draw (values, label) lines over `xs`; on a logarithmic axis zeros lie on its lowest line."""
+    """Draw (values, label) lines over `xs`; on a logarithmic axis zeros lie on its lowest line.
+
+    A line without values is left out, and its colour with it: the same place has the same colour.
+    """
     marker = "o" if len(xs) <= MARKED_ROWS else ""
-    drawn = [(values, label) for values, label in lines if not all(map(math.isnan, values))]
-    low, high = _decades([y for values, _ in drawn for y in values], limit)
-    for (values, label), colour in zip(drawn, itertools.cycle(SERIES), strict=False):
+    coloured = zip(lines, itertools.cycle(SERIES), strict=False)
+    drawn = [(*line, colour) for line, colour in coloured if not all(map(math.isnan, line[0]))]
+    low, high = _decades([y for values, *_ in drawn for y in values], limit)
+    for values, label, colour in drawn:
         ys = [low if log and y == 0 else y for y in values]
         axes.plot(xs, ys, marker=marker, ms=2.5, lw=1.5, color=LIGHT[colour], label=label)
     if log:

@@ -120,7 +120,7 @@ def _table(name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _curves(folder: Path, stages: Stages) -> list[dict[str, Any]]:
-    """A chart for each figure that any RL stage has, with a line a stage."""
+    """A chart for each figure that any RL stage has; a stage's line has one colour in all of them."""
     rows = {
         name: jsonl.read(folder / name / "metrics.jsonl")
         for name, stage in stages.items()
@@ -129,9 +129,8 @@ def _curves(folder: Path, stages: Stages) -> list[dict[str, Any]]:
     charts = []
     for metric, title, note in CURVES:
         lines = {name: [row.get(metric) for row in of] for name, of in rows.items()}
-        drawn = {name: values for name, values in lines.items() if any(v is not None for v in values)}
-        if drawn:
-            charts.append({"title": title, "note": note, "chart": inline(curves_svg(drawn))})
+        if any(value is not None for values in lines.values() for value in values):
+            charts.append({"title": title, "note": note, "chart": inline(curves_svg(lines))})
     return charts
 
 

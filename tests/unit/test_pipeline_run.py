@@ -174,6 +174,7 @@ def test_the_first_failure_stops_it_and_says_how_to_go_on(capsys: pytest.Capture
     assert said == "r stopped in zero, exit code 3; the same command goes on there.\n"
     found = summary(config)
     assert (list(found["stages"]), found["finished"]) == (["base"], False)
+    assert "1, more to come" in (config.folder / "report.html").read_text()
     code, _ = go(whole(CHAIN, **{"from": "zero"}), Ranks(lambda stage: 3))
     assert "the same command without pipeline.from goes on" in capsys.readouterr().err
 

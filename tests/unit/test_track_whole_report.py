@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from r1mega.track import jsonl
+from r1mega.track.palette import SERIES
 from r1mega.track.summary import format_result, read_summary, write_summary
 from r1mega.track.tables import for_page
 from r1mega.track.whole_report import format_whole_result, write_whole_report
@@ -115,6 +116,19 @@ def test_curves_have_gaps_where_a_rollout_lacks_a_figure(folder: Path) -> None:
     page = write_whole_report(folder).read_text()
     assert ">Reflection<" in page
     assert ">Answer length<" in page  # of the other stage
+
+
+def test_a_stage_has_one_colour_in_all_charts(folder: Path) -> None:
+    """The second stage alone has helpfulness, and is drawn in the second colour there as elsewhere."""
+    with (folder / "reasoning_rl" / "metrics.jsonl").open("a") as file:
+        file.write('{"rollout": 2, "reward/helpful": 0.5}\n')
+    page = write_whole_report(folder).read_text()
+    accuracy, _, helpful, _ = re.findall(r"<svg.*?</svg>", page, flags=re.DOTALL)
+    assert f"var(--{SERIES[0]})" in accuracy
+    assert f"var(--{SERIES[1]})" in accuracy
+    assert f"var(--{SERIES[1]})" in helpful
+    assert f"var(--{SERIES[0]})" not in helpful
+    assert ">zero<" not in helpful
 
 
 def test_a_damaged_row_is_named(folder: Path) -> None:
