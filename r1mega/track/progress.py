@@ -1,6 +1,6 @@
 """The terminal's line for every rollout, or every so many updates of pre-training.
 
-    rollout  12/30   reward 1.43  accuracy 0.71  length  24.1    2,310 tok/s    3.1 s  left 0:58
+    rollout 12/30  reward  1.43  accuracy 0.71  mixed 0.12  length  24.1    2,310 tok/s    3.1 s  left 0:58
 
 Guarantees: one whole line a call, flushed, of what the row holds; escape codes only on a terminal
 that has not refused them (NO_COLOR). The time left is the smoothed pace of the latest units times
@@ -19,6 +19,7 @@ from r1mega.track.durations import clock as as_clock
 COLUMNS = (
     ("critic/score/mean", "reward {:5.2f}"),
     ("reward/accuracy", "accuracy {:.2f}"),
+    ("reward/mixed_language", "mixed {:.2f}"),
     ("response_length/mean", "length {:5.1f}"),
     ("loss", "loss {:.3f}"),
     ("perf/throughput", "{:>7,.0f} tok/s"),

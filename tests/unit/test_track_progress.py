@@ -36,6 +36,14 @@ def test_the_line_of_a_rollout():
     )
 
 
+def test_mixed_languages_are_shown_where_they_are_measured_and_the_line_stays_short():
+    stream = io.StringIO()
+    progress(stream, [0.0, 36.0]).show(12, ROW | {"reward/mixed_language": 0.124})
+    line = stream.getvalue()
+    assert "  accuracy 0.71  mixed 0.12  length  24.1  " in line
+    assert len(line) <= 110
+
+
 def test_the_line_of_pre_training():
     stream = io.StringIO()
     bar = Progress("update", 300, stream=stream, now=iter([0.0, 8.0]).__next__)
