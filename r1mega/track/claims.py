@@ -23,6 +23,8 @@ LEAST_MIXING = 0.02
 """Below it there is no mixing of languages to be mended."""
 LEAST_SEEDS = 2
 """With fewer, what the seed does cannot be told from what the method does."""
+MOST_TOKENS = 1.1
+"""How many tokens distillation may have learnt from, as a multiple of RL's: budgets end between batches."""
 
 PAPERS_ORDER = ("base", "dev1", "dev2", "zero", "dev3", "r1")
 """pass@1 on AIME 2024 from low to high: 15.6 (where R1-Zero starts), 59.0, 74.0, 77.9, 78.1, 79.8."""
@@ -52,7 +54,7 @@ class Claim:
 
 
 def claims(summary: Mapping[str, Any]) -> list[Claim]:
-    """Every claim, from the summary of a whole run: its stages `table` and `table_s`."""
+    """Every claim, from the summary of a whole run: `table`, `table_s` and the students' tokens in it."""
     stages = summary.get("stages", {})
     table, students = (stages.get(name, {}).get("models", {}) for name in ("table", "table_s"))
     return [
@@ -74,7 +76,9 @@ def claims(summary: Mapping[str, Any]) -> list[Claim]:
         _judge(
             "A small model distilled beats the same model trained by RL",
             [fault for kind in ("distilled", "rl") for fault in _missing_seeds(students, kind)],
-            lambda: _distillation_beats_rl(students),
+            lambda: _distillation_beats_rl(
+                students, *(_tokens(stages, kind) for kind in ("distilled", "rl"))
+            ),
         ),
     ]
 
@@ -149,12 +153,29 @@ def _order(models: Models) -> str:
     return f"{words}, as in the paper" if ours == theirs else f"{words}; in the paper {' < '.join(theirs)}"
 
 
-def _distillation_beats_rl(models: Models) -> Judged:
+def _distillation_beats_rl(
+    models: Models, distilled_tokens: float | None, trained_tokens: float | None
+) -> Judged:
     distilled, trained = (_seeds(models, kind) for kind in ("distilled", "rl"))
     words = f"pass@1 {_spread(distilled)} distilled, {_spread(trained)} by RL"
     if "pass_at_1" in models.get("base", {}):
         words += f", {_mean(models, 'base', 'pass_at_1'):.3f} before either"
+    if distilled_tokens is None or trained_tokens is None:
+        return min(distilled) > max(trained), f"{words}; how many tokens each learnt from is not there"
+    words += f"; on {distilled_tokens:,.0f} and {trained_tokens:,.0f} tokens a seed"
+    if distilled_tokens > MOST_TOKENS * trained_tokens:
+        return False, f"{words}, more than RL had: no fair comparison"
     return min(distilled) > max(trained), words
+
+
+def _tokens(stages: Mapping[str, Any], kind: str) -> float | None:
+    """Tokens that the small student's stages of this kind learnt from, mean over seeds; prompts included."""
+    found = [
+        stage["train"]["tokens"]
+        for name, stage in stages.items()
+        if name.startswith(f"student_s_{kind}_") and "tokens" in stage.get("train", {})
+    ]
+    return fmean(found) if found else None
 
 
 def _missing_seeds(models: Models, kind: str) -> list[str]:

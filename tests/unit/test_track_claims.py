@@ -107,6 +107,24 @@ def test_seeds_that_overlap_show_nothing(rl: float) -> None:
     assert f"(0.500 to {rl:.3f} over 3 seeds) by RL, 0.200 before either" in claim.words
 
 
+@pytest.mark.parametrize(
+    ("distilled", "verdict", "words"),
+    [
+        (820_000, Verdict.shown, "; on 820,000 and 800,000 tokens a seed"),
+        (880_001, Verdict.not_shown, "more than RL had: no fair comparison"),
+        (None, Verdict.shown, "how many tokens each learnt from is not there"),
+    ],
+)
+def test_distillation_may_not_win_by_more_tokens(distilled: int | None, verdict: Verdict, words: str) -> None:
+    stages: dict[str, Any] = {"table_s": {"models": STUDENTS}}
+    for seed, tokens in enumerate((790_000, 800_000, 810_000)):
+        stages[f"student_s_rl_{seed}"] = {"train": {"tokens": tokens}}
+        stages[f"student_s_distilled_{seed}"] = {"train": {"tokens": distilled}} if distilled else {}
+    found = claims({"stages": stages})[3]
+    assert found.verdict is verdict
+    assert words in found.words
+
+
 def test_one_seed_of_either_is_no_measurement() -> None:
     students = {name: STUDENTS[name] for name in ("distilled_0", "distilled_1", "rl_0")}
     claim = of(students=students)[3]
