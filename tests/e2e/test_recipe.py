@@ -23,6 +23,8 @@ SMALL = (
     "rollout.replicas=1",
     "data.train_questions=200",
     "data.held_out_questions=40",
+    "eval.questions=24",
+    "eval.samples_per_question=2",
 )
 RL = (
     "grpo.rollouts=2",
