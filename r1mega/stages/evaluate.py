@@ -115,9 +115,7 @@ def keep(
     recorder.samples(batch, components, list(firsts)[: config.track.samples_kept], **label)
 
 
-def rated(
-    config: Config, batch: sampling.Batch, components: judging.Components
-) -> Figures:
+def rated(config: Config, batch: sampling.Batch, components: judging.Components) -> Figures:
     """Rating and percentile on problems that have ratings; nothing on others."""
     samples = config.eval.samples_per_question
     firsts = range(0, len(batch.texts), samples)
