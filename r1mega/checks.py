@@ -179,8 +179,9 @@ def _head_faults(hf: dict[str, Any]) -> list[str]:
     ]
 
 
-def _number_faults(config: Config) -> list[str]:
-    positive = {
+def _above_0(config: Config) -> dict[str, float]:
+    """By key, the numbers that must be; those that may be null, where they are not."""
+    always = {
         "rollout.max_answer_tokens": config.rollout.max_answer_tokens,
         "rollout.concurrent_sequences": config.rollout.concurrent_sequences,
         "rollout.threads_per_worker": config.rollout.threads_per_worker,
@@ -218,8 +219,11 @@ def _number_faults(config: Config) -> list[str]:
         "grpo.token_budget": config.grpo.token_budget,
         "eval.questions": config.eval.questions,
     }
-    positive |= {key: value for key, value in may_be_null.items() if value is not None}
-    faults = [f"{key}: was {value}; must be above 0" for key, value in positive.items() if value <= 0]
+    return always | {key: value for key, value in may_be_null.items() if value is not None}
+
+
+def _number_faults(config: Config) -> list[str]:
+    faults = [f"{key}: was {value}; must be above 0" for key, value in _above_0(config).items() if value <= 0]
     not_negative = {
         "seed": config.seed,
         "eval.temperature": config.eval.temperature,

@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -59,10 +61,10 @@ class Course:
     mismatch: float = 0.0
     """The largest of the rollouts' mean |trainer - sampler| log-probs."""
 
-    def add(self, rollout: int, tokens: int, mismatch: float) -> None:
+    def add(self, rollout: int, batch: sampling.Batch, mismatch: float) -> None:
         """A rollout is done."""
         self.rollouts = rollout
-        self.tokens += tokens
+        self.tokens += batch.tokens
         self.mismatch = max(self.mismatch, mismatch)
 
 
@@ -148,8 +150,7 @@ def train(
                     reference = policy.snapshot()
         handed = handover.run()
         differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
-        tokens = sum(len(sample.tokens) for sample in batch.samples)
-        course.add(rollout, tokens, differs["mean_abs_dlogp"])
+        course.add(rollout, batch, differs["mean_abs_dlogp"])
         recorder.rollout(
             {
                 "rollout": rollout,
@@ -158,20 +159,16 @@ def train(
                 **judging.figures(components),
                 "critic/score/mean": rewards_PG.mean().item(),
                 "critic/groups_without_variance": int(no_variance_P.sum()),
-                **batch.figures(),
-                **_means(learning),
-                "actor/entropy": -torch.cat(old_logps).mean().item(),
-                **{f"mismatch/{name}": value for name, value in differs.items()},
+                **_learning_figures(learning, old_logps, differs),
                 **handed,
                 **timing.figures(),
-                "perf/throughput": sum(batch.answer_tokens) / timing.seconds["gen"],
-                "perf/total_num_tokens": tokens,
+                **batch.figures(timing.seconds["gen"]),
             },
             progress,
         )
         kept = range(min(config.track.samples_kept, len(batch.texts)))
         recorder.samples(batch, components, kept, rollout=rollout)
-        if grpo.token_budget is not None and course.tokens >= grpo.token_budget:
+        if course.tokens >= (grpo.token_budget or inf):
             break
     return course
 
@@ -257,9 +254,13 @@ def token_loss(
     )
 
 
-def _means(learning: list[dict[str, float]]) -> dict[str, float]:
+def _learning_figures(
+    learning: list[dict[str, float]], old_logps: list[Tensor], differs: Mapping[str, float]
+) -> dict[str, float]:
     return {
-        f"actor/{name}": sum(figures[name] for figures in learning) / len(learning) for name in learning[0]
+        **{f"actor/{name}": fmean(figures[name] for figures in learning) for name in learning[0]},
+        "actor/entropy": -torch.cat(old_logps).mean().item(),
+        **{f"mismatch/{name}": value for name, value in differs.items()},
     }
 
 

@@ -9,6 +9,7 @@ given back edited as `reject.review_file`, it decides instead, and nothing is sa
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,7 @@ def _ask(
     asked = text.questions.train[: plan.questions]
     progress = recorder.progress("rollout", -(-len(asked) // QUESTIONS_AT_ONCE))
     for number, first in enumerate(range(0, len(asked), QUESTIONS_AT_ONCE), 1):
+        began = time.monotonic()
         questions = asked[first : first + QUESTIONS_AT_ONCE]
         ticket, requests = sampling.submit(
             engines,
@@ -79,6 +81,7 @@ def _ask(
             max_answer_tokens=config.rollout.max_answer_tokens,
         )
         batch = sampling.collect(engines, text, questions, ticket, requests)
+        generated_s = time.monotonic() - began
         components = judging.collect(judging.submit(grader, batch), len(batch.texts))
         rows = [
             row
@@ -89,7 +92,7 @@ def _ask(
         figures = {
             "rollout": number,
             **judging.figures(components),
-            **batch.figures(),
+            **batch.figures(generated_s),
             "reject/right": len(rows) / len(batch.texts),
             "reject/kept": kept / len(questions),
         }

@@ -44,13 +44,24 @@ class Batch:
         """Length of each answer."""
         return [sample.answer_tokens for sample in self.samples]
 
-    def figures(self) -> dict[str, float]:
-        """`response_length/*`: mean and longest in tokens, and the share that met the limit."""
+    @property
+    def tokens(self) -> int:
+        """Tokens of all samples, prompts included."""
+        return sum(len(sample.tokens) for sample in self.samples)
+
+    def figures(self, seconds: float) -> dict[str, float]:
+        """`response_length/*`: mean and longest in tokens, and the share that met the limit; `perf/*`.
+
+        Args:
+            seconds: what generating them took.
+        """
         tokens = self.answer_tokens
         return {
             "response_length/mean": sum(tokens) / len(tokens),
             "response_length/max": max(tokens),
             "response_length/clip_ratio": sum(self.truncated) / len(tokens),
+            "perf/throughput": sum(tokens) / seconds,
+            "perf/total_num_tokens": self.tokens,
         }
 
 

@@ -352,7 +352,7 @@ SPEED = Section(
             meaning="New tokens",
             unit="tokens a second",
             healthy=Healthy(words="level"),
-            stages=GRPO,
+            stages=ANSWERERS,
             lines=(("perf/throughput", ""),),
         ),
         Panel(
@@ -368,7 +368,7 @@ SPEED = Section(
             meaning="Prompts and answers",
             unit="tokens",
             healthy=Healthy(words="grows with the answers"),
-            stages=GRPO,
+            stages=ANSWERERS,
             lines=(("perf/total_num_tokens", ""),),
         ),
         Panel(

@@ -69,7 +69,7 @@ def summary(home: Path, stage: str) -> dict[str, Any]:
 
 def test_sft_learns_and_stops_at_its_budget(home: Path) -> None:
     metrics = rows(home / "runs" / "cold_start" / "metrics.jsonl")
-    assert metrics[-1]["loss"] < metrics[0]["loss"] / 2
+    assert metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
     assert (
         metrics[-2]["tokens"]
         < 120_000
