@@ -75,8 +75,9 @@ def answers_in(question: Gradable, text: str, truncated: bool = False) -> set[st
 
 
 def combine(components: Mapping[str, float], weights: Mapping[str, float]) -> float:
-    """The reward: the weighed components' sum. Components without a weight do not count."""
-    return sum(weight * components[name] for name, weight in weights.items())
+    """The reward: the weighed components' sum. Components without a weight do not count, and one that an
+    answer was not judged by, as before the reward models have a say, adds nothing."""
+    return sum(weight * components.get(name, 0.0) for name, weight in weights.items())
 
 
 def check_weights(by_kind: Mapping[str, Mapping[str, float]]) -> list[str]:

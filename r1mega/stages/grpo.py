@@ -140,14 +140,7 @@ def train(
         advantages_PG, no_variance_P = group_advantages(rewards_PG)
         values = _token_values(batch, old_logps, ref_logps, advantages_PG)
         with timing("update_actor"):
-            learning = []
-            for minibatch in split(
-                len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=rollout
-            ):
-                learning.append(_update(policy, config, batch, values, minibatch))
-                course.updates += 1
-                if course.updates % grpo.reference_refresh_updates == 0:
-                    reference = policy.snapshot()
+            learning, reference = _learn(policy, config, batch, values, reference, course)
         handed = handover.run()
         differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
         course.add(rollout, batch, differs["mean_abs_dlogp"])
@@ -214,6 +207,25 @@ def _token_values(
         "ref_logps": ref_logps,
         "advantages": [advantage.expand(tokens) for advantage, tokens in advantages],
     }
+
+
+def _learn(
+    policy: Policy,
+    config: Config,
+    batch: sampling.Batch,
+    values: Mapping[str, list[Tensor]],
+    reference: list[Tensor],
+    course: Course,
+) -> tuple[list[dict[str, float]], list[Tensor]]:
+    """Every update of a rollout; their figures, and the reference, which may be refreshed on the way."""
+    grpo, learning = config.grpo, []
+    cut = split(len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=course.rollouts + 1)
+    for minibatch in cut:
+        learning.append(_update(policy, config, batch, values, minibatch))
+        course.updates += 1
+        if course.updates % grpo.reference_refresh_updates == 0:
+            reference = policy.snapshot()
+    return learning, reference
 
 
 def _update(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from r1mega.data.question import Question
 from r1mega.rewards.grader import Grader, GraderError, Grading
+from r1mega.rewards.registry import combine
 from r1mega.stages.sampling import Batch
 
 Components = list[dict[str, float]]
@@ -51,13 +52,9 @@ def rewards(
     weights: Mapping[str, Mapping[str, float]],
     samples_per_question: int,
 ) -> Tensor:
-    """`rewards_PG`: each answer's sum, weighed as its kind of question is.
-
-    A component that an answer was not judged by, as before the reward models have a say, adds nothing.
-    """
+    """`rewards_PG`: each answer's sum, weighed as its kind of question is."""
     summed = [
-        sum(weight * parts.get(name, 0.0) for name, weight in weights[question.kind].items())
-        for parts, question in zip(components, questions, strict=True)
+        combine(parts, weights[question.kind]) for parts, question in zip(components, questions, strict=True)
     ]
     return torch.tensor(summed).view(-1, samples_per_question)
 

@@ -53,10 +53,13 @@ def before_after(
 def mean_of(values: Sequence[float]) -> dict[str, float | list[float]]:
     """One model's measure: `mean` over questions and `ci95` as [low, high].
 
-    Shares, which lie between 0 and 1, have an interval that does too; lengths have one above 0.
+    Values that are all 0 or 1, as one sample a question and votes give, have Wilson's interval; other
+    shares one between 0 and 1, lengths one above 0.
 
     Raises ValueError for fewer than two values.
     """
+    if len(values) > 1 and set(values) <= {0, 1}:
+        return {"mean": fmean(values), "ci95": wilson_ci95(round(sum(values)), len(values))}
     return {"mean": fmean(values), "ci95": mean_ci95(values, low=0, high=max(1.0, *values))}
 
 

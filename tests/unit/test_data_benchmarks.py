@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from r1mega.data.benchmarks import BENCHMARKS, benchmark_faults, write_predictions
-from r1mega.data.benchmarks.codeforces import ratings
 from r1mega.data.benchmarks.livecodebench import NotTests, unpacked
 from r1mega.data.benchmarks.swe_bench import patch_in
 from r1mega.data.files import DataFileError
@@ -250,7 +249,7 @@ def test_codeforces_asks_only_what_it_can_grade(write, caplog):
     )
     assert [question.id for question in questions] == ["codeforces/1/A"]
     assert len(caplog.records) == len(unfit)
-    assert ratings(questions) == [1000.0]
+    assert [question.parameters["rating"] for question in questions] == [1000.0]
     tests = [{"input": "6 6 4\n", "output": "4\n"}]
     assert questions[0].entry == {"kind": "stdin", "tests": tests, "time_limit_s": 1.0}
     assert "Example input\n6 6 4\n\nExample output\n4" in questions[0].text

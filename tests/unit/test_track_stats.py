@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r1mega.track.stats import Z_95, before_after, mean_ci95, wilson_ci95
+from r1mega.track.stats import Z_95, before_after, mean_ci95, mean_of, wilson_ci95
 
 rates = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=30)
 
@@ -86,3 +86,15 @@ def test_wilsons_interval_has_width_where_all_agree():
     for right, questions in ((1, 0), (2, 1), (-1, 1)):
         with pytest.raises(ValueError, match="no share"):
             wilson_ci95(right, questions)
+
+
+def test_a_models_measure_has_the_interval_that_fits_its_values():
+    trials = [1.0, 0.0, 1.0, 1.0]
+    assert mean_of(trials) == {"mean": 0.75, "ci95": wilson_ci95(3, 4)}
+    assert mean_of([1.0, 1.0])["ci95"][0] < 1.0  # certainty is not to be had from two questions
+    shares = [0.25, 0.5, 1.0]
+    assert mean_of(shares) == {"mean": pytest.approx(7 / 12), "ci95": mean_ci95(shares, low=0)}
+    low, high = mean_of([30.0, 50.0, 40.0])["ci95"]
+    assert 0 < low < 40 < high <= 50
+    with pytest.raises(ValueError, match="at least 2"):
+        mean_of([1.0])

@@ -23,11 +23,6 @@ _ASK = (
 )
 
 
-def ratings(questions: Sequence[Question]) -> list[float]:
-    """The problems' ratings, for a model's own (`track.rating.fit`)."""
-    return [float(question.parameters["rating"]) for question in questions]
-
-
 def _codeforces(fields: Fields, seed: int) -> Question | str:
     title, tests = fields.text("title"), _tests(fields, "official_tests")
     rating, limit_s = fields.number("rating"), fields.number("time_limit")
