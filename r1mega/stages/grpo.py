@@ -113,7 +113,7 @@ def train(
     recorder: Recorder,
 ) -> Course:
     """All rollouts, or as many as the token budget lets."""
-    grpo = config.grpo
+    grpo, weights = config.grpo, config.reward.weights
     stream = QuestionStream(text.questions.train, seed=config.seed)
     policy.start_training(grpo.optimizer, grpo.rollouts * grpo.updates_per_rollout)
     reference = policy.snapshot()
@@ -132,11 +132,8 @@ def train(
             ref_logps = _score_under(policy, reference, batch, config) if grpo.kl_coefficient else old_logps
         with timing("reward"):
             components = judging.collect(grading, len(batch.texts))
-            if course.updates >= grpo.model_rewards_after_update:
-                judges.judge(batch, components)
-        rewards_PG = judging.rewards(
-            components, batch.questions, config.reward.weights, grpo.samples_per_prompt
-        )
+            judges.judge(batch, components, course.updates)
+        rewards_PG = judging.rewards(components, batch.questions, weights, grpo.samples_per_prompt)
         advantages_PG, no_variance_P = group_advantages(rewards_PG)
         values = _token_values(batch, old_logps, ref_logps, advantages_PG)
         with timing("update_actor"):
@@ -159,7 +156,7 @@ def train(
             },
             progress,
         )
-        kept = range(min(config.track.samples_kept, len(batch.texts)))
+        kept = range(len(batch.texts))[: config.track.samples_kept]
         recorder.samples(batch, components, kept, rollout=rollout)
         if course.tokens >= (grpo.token_budget or inf):
             break

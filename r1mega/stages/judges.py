@@ -27,17 +27,21 @@ class Judges:
             for name, folder in folders.items()
             if folder is not None
         }
+        self.after_update = config.grpo.model_rewards_after_update
         self.kinds = {
             name: {kind for kind, weights in config.reward.weights.items() if weights.get(name)}
             for name in self.models
         }
 
-    def judge(self, batch: Batch, components: Components) -> None:
-        """Add each model's component to those of the answers that it judges."""
+    def judge(self, batch: Batch, components: Components, updates: int) -> None:
+        """Add each model's component to those of the answers that it judges; nothing before its time."""
+        if updates < self.after_update:
+            return
         for name, model in self.models.items():
             asked = [i for i, question in enumerate(batch.questions) if question.kind in self.kinds[name]]
             values = model.score(
                 [batch.questions[i].text for i in asked], [batch.texts[i].strip() for i in asked]
             )
             for i, value in zip(asked, values, strict=True):
-                components[i][name] = 0.0 if batch.truncated[i] else 1 / (1 + math.exp(-value))
+                # The sigmoid, by a function that no value overflows.
+                components[i][name] = 0.0 if batch.truncated[i] else (1 + math.tanh(value / 2)) / 2
