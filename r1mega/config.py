@@ -238,6 +238,8 @@ class RolloutConfig:
     """How long an engine may take to come up before the run stops."""
     answer_timeout_s: float = 1800.0
     """How long an engine may take over any one thing asked of it, a whole rollout included."""
+    engine_restarts: int = 3
+    """How often in a run an engine that died or hung is started anew; past it the run stops."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -330,6 +332,41 @@ class TrackConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    """The states that a run goes on from; docs/resuming.md describes them."""
+
+    save_every_rollouts: int = 5
+    """A state is saved after every so many rollouts, and after the last."""
+    save_every_updates: int = 100
+    """The same where a stage has no rollouts: pre-training, SFT, reward models."""
+    keep_last: int = 2
+    """States kept; at least 2, so that one that is found damaged has one before it."""
+    keep_every: int | None = None
+    """States of every so many rollouts (or updates) are kept besides; None: no others."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GuardConfig:
+    """Updates that would do harm: skipped and counted, until there are too many."""
+
+    spike_ratio: float = 20.0
+    """An update is skipped where its gradient's norm is above so many times the larger of
+    `clip_grad_norm` and the median of the latest norms; where it is not finite, always."""
+    stop_after: int = 5
+    """So many updates skipped in a row stop the run."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LaunchConfig:
+    """How long a run may take, and how long its ranks may be silent."""
+
+    max_time_s: float | None = None
+    """The run saves and ends, with exit code 75, before so many seconds are over; None: never."""
+    silent_s: float = 120.0
+    """A rank that gives no sign of life for so long, a stopped process or a lost node, ends the run."""
+
+
+@dataclass(kw_only=True, slots=True)
 class ClusterConfig:
     """The machine: what computes and how processes find each other."""
 
@@ -415,6 +452,9 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
     pipeline: PipelineConfig = field(default_factory=PipelineConfig)
 
     def __post_init__(self) -> None:

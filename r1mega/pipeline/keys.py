@@ -24,7 +24,7 @@ FILE = "made_from.json"
 """Where a run's folder says what the run is made of."""
 
 VERSION = "r1mega"
-NOTHING_OF_THE_RESULT = ("name", "runs_dir", "fresh", "track", "pipeline")
+NOTHING_OF_THE_RESULT = ("name", "runs_dir", "fresh", "track", "checkpoint", "launch", "pipeline")
 
 Made = Mapping[str, Any]
 """Key of the config -> its value, or the hash of what it names."""
