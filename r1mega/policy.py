@@ -7,7 +7,6 @@ same values on every rank, in the order of the samples given, whatever the layou
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from r1mega.config import Config, OptimizerConfig
 from r1mega.grpo.packing import pack
+from r1mega.guard import Guard
 from r1mega.model import spec
 from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
@@ -44,10 +44,6 @@ from r1mega.weights.table import Served, all_hf_names
 TokenLoss = Callable[[Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
 """From `logps_T` and the row's named values to a loss and metrics, each a sum over the row's tokens
 such that the sums over all rows of all ranks are the figures of the whole mini-batch."""
-
-
-class DivergedError(RuntimeError):
-    """Training that has left the finite numbers; the message has the update's figures."""
 
 
 class Policy:
@@ -85,7 +81,9 @@ class Policy:
         if fresh:
             self._draw(config.seed)
         self.source = MegatronSource(self.pieces)
+        self.guard_config = config.guard
         self.version = 0
+        """How many updates the weights have had, over all courses."""
 
     def _build_chunks(self, trainable: bool) -> list[DistributedDataParallel]:
         virtual = self.plan.vpp if self.plan.vpp > 1 else None
@@ -266,6 +264,21 @@ class Policy:
             wd_incr_steps=0,
             wd_incr_style="constant",
         )
+        self.guard = Guard(
+            spike_ratio=self.guard_config.spike_ratio,
+            stop_after=self.guard_config.stop_after,
+            clip_grad_norm=optimizer.clip_grad_norm,
+        )
+
+    def training_state(self) -> dict[str, Any]:
+        """What the course has besides tensors, as JSON; the same on every rank."""
+        return {"version": self.version, "steps": self.schedule.num_steps, "guard": self.guard.state()}
+
+    def take_training_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `training_state`, in a course begun alike; the tensors are put in elsewhere."""
+        self.version = state["version"]
+        self.schedule.step(increment=state["steps"])
+        self.guard.take(state["guard"])
 
     def update(
         self,
@@ -277,6 +290,9 @@ class Policy:
     ) -> dict[str, float]:
         """One optimizer step on the samples; moves the router's bias too.
 
+        Where the gradient would do harm (`r1mega.guard`), nothing is moved: weights, bias, optimizer and
+        schedule are as before.
+
         Args:
             values: named values of answer tokens, one tensor of [answer tokens] a sample.
             loss: the token loss; see `TokenLoss`.
@@ -284,24 +300,32 @@ class Policy:
             temperature: at which the answers were sampled, and their log-probs are taken.
 
         Returns:
-            The loss's metrics, the gradient's norm and the learning rate.
+            The loss's metrics, the gradient's norm, the learning rate, and whether it was `skipped`.
 
         Raises:
-            DivergedError: on every rank; the gradient is not finite, and the weights are lost with it.
+            DivergedError: on every rank; too many updates in a row were skipped.
         """
         # Without their loss the draft layers' gradients are zero, but decay and router bias would move them.
         still = [] if mtp_loss_weight else [one for one in self.pieces if one.place.served is Served.draft]
         kept = [piece.tensor.clone() for piece in still]
+        # The backward pass moves the router's bias.
+        buffers = [buffer for chunk in self.chunks for buffer in chunk.module.buffers()]
+        buffers_before = [buffer.clone() for buffer in buffers]
         metrics = self.backward(samples, values, loss, mtp_loss_weight, temperature)
         lr = self.optimizer.param_groups[0]["lr"]
-        grad_norm = float(self.optimizer.step()[1])
-        if not math.isfinite(grad_norm):
-            raise DivergedError(f"update {self.version + 1}: the gradient's norm is {grad_norm}; {metrics}")
-        for piece, weight in zip(still, kept, strict=True):
-            piece.tensor.copy_(weight)
-        self.schedule.step(increment=1)
-        self.version += 1
-        return metrics | {"grad_norm": grad_norm, "lr": lr}
+        self.optimizer.prepare_grads()
+        grad_norm = float(self.optimizer.get_grad_norm())
+        skipped = self.guard.against(grad_norm) is not None
+        if skipped:
+            for buffer, before in zip(buffers, buffers_before, strict=True):
+                buffer.copy_(before)
+        else:
+            self.optimizer.step()
+            for piece, weight in zip(still, kept, strict=True):
+                piece.tensor.copy_(weight)
+            self.schedule.step(increment=1)
+            self.version += 1
+        return metrics | {"grad_norm": grad_norm, "lr": lr, "skipped": float(skipped)}
 
     def backward(
         self,

@@ -25,7 +25,7 @@ def run_rank(config: Config, plan: Plan) -> int:
     open_groups(
         plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s
     )
-    from r1mega.policy import DivergedError
+    from r1mega.guard import DivergedError
     from r1mega.rewards.grader import GraderError
     from r1mega.rollout.engines import EngineError
     from r1mega.weights.proof import HandoverError

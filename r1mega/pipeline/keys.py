@@ -26,6 +26,23 @@ FILE = "made_from.json"
 VERSION = "r1mega"
 NOTHING_OF_THE_RESULT = ("name", "runs_dir", "fresh", "track", "checkpoint", "launch", "pipeline")
 
+LAYOUT = (
+    "parallel.",
+    "cluster.",
+    "train.",
+    "reward.workers",
+    "rollout.replicas",
+    "rollout.tensor_parallel",
+    "rollout.concurrent_sequences",
+    "rollout.kv_cache_bytes",
+    "rollout.threads_per_worker",
+    "rollout.start_timeout_s",
+    "rollout.answer_timeout_s",
+    "rollout.engine_restarts",
+)
+"""Beginnings of keys that say how a run is laid out over machines: they decide its result only by rounding,
+so a run that was cut short under one layout may go on under another."""
+
 Made = Mapping[str, Any]
 """Key of the config -> its value, or the hash of what it names."""
 
@@ -42,6 +59,11 @@ def made_from(config: Config) -> dict[str, Any]:
 def key_of(made: Made) -> str:
     """Twelve hexadecimal digits of what a run is made of."""
     return hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def course_of(made: Made) -> dict[str, Any]:
+    """What a run is made of but for its layout: runs of one course can go on from each other's states."""
+    return {key: value for key, value in made.items() if not key.startswith(LAYOUT)}
 
 
 def values(config: Config) -> dict[str, Any]:

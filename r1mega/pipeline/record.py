@@ -8,10 +8,12 @@ with `seconds` (from start to end of its processes) and `key`.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from r1mega.config import BadRun, Config, to_yaml
+from r1mega.pipeline import keys
 from r1mega.pipeline.graph import Node
 from r1mega.track.files import write_atomic
 from r1mega.track.summary import read_summary, write_summary
@@ -38,6 +40,9 @@ def forget(nodes: Sequence[Node], names: Collection[str]) -> None:
     """Make these stages unfinished, so that they are run again even where this run is cut short."""
     for node in nodes:
         if node.name in names:
+            # Without the description of what it is made of, nothing in the folder is gone on from.
+            (node.config.folder / keys.FILE).unlink(missing_ok=True)
+            shutil.rmtree(node.config.folder / "checkpoints", ignore_errors=True)
             (node.config.folder / "summary.json").unlink(missing_ok=True)
 
 

@@ -17,6 +17,11 @@ from r1mega.track.files import write_atomic
 from r1mega.track.summary import format_result, read_summary
 
 
+def course_hash(config: Config) -> str:
+    """Twelve hexadecimal digits of what the run is made of but for its layout; W&B knows the run by it."""
+    return keys.key_of(keys.course_of(keys.made_from(config)))
+
+
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits of all that decides a run's result; what it reads must be there."""
     return keys.key_of(keys.made_from(config))
@@ -35,10 +40,11 @@ def show_finished(config: Config) -> bool:
 
 
 def prepare_folder(config: Config) -> str:
-    """Clear the run's folder of an earlier run and leave in it the resolved config and what it is made of.
+    """Make the run's folder ready, and leave in it the resolved config and what the run is made of.
 
-    What another run finished there is moved aside; what it left unfinished is deleted. Killed at any
-    moment, it leaves a folder that it takes for a run's the next time.
+    What this very run left unfinished there stays, to go on from. What another run left is moved aside
+    where it was finished or has saved states, and deleted otherwise. Killed at any moment, it leaves a
+    folder that it takes for a run's the next time.
 
     Returns:
         The run's `config_hash`, of what it is about to read.
@@ -49,21 +55,49 @@ def prepare_folder(config: Config) -> str:
     made, folder = keys.made_from(config), config.folder
     shutil.rmtree(_going(folder), ignore_errors=True)  # of a run that was cut short in here
     if folder.exists() and any(folder.iterdir()):
-        if not (folder / "config.yaml").exists():
-            raise BadRun([f"name: {folder} exists and is no run's folder; choose another name"])
-        finished = read_summary(folder / "summary.json").get("config_hash")
-        if finished and not config.fresh:
-            kept = folder.with_name(f"{folder.name}-{finished}")
-            _delete(kept)
-            print(f"{folder} holds another run, finished; it is kept as {kept}.")
-            folder.rename(kept)
+        if _goes_on(config, made):
+            shutil.rmtree(folder / "final", ignore_errors=True)  # exported, and then cut short
         else:
-            print(f"Starting over in {folder}: what an earlier run left there goes.")
-            _delete(folder)
+            _clear(config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(to_yaml(config))
+    write_atomic(folder / "config.yaml", to_yaml(config))
     write_atomic(folder / keys.FILE, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     return keys.key_of(made)
+
+
+def _goes_on(config: Config, made: keys.Made) -> bool:
+    """Whether the folder holds this very run, unfinished and with something to go on from."""
+    folder = config.folder
+    if config.fresh or not (folder / keys.FILE).exists() or read_summary(folder / "summary.json"):
+        return False
+    before = json.loads((folder / keys.FILE).read_text())
+    base_is_trained = (folder / "base" / "config.json").exists()
+    return keys.course_of(before) == keys.course_of(made) and (_has_states(folder) or base_is_trained)
+
+
+def _has_states(folder: Path) -> bool:
+    return any((folder / "checkpoints").glob("[!.]*"))
+
+
+def _clear(config: Config) -> None:
+    """Take away what another run left in the folder."""
+    folder = config.folder
+    if not (folder / "config.yaml").exists():
+        raise BadRun([f"name: {folder} exists and is no run's folder; choose another name"])
+    finished = read_summary(folder / "summary.json").get("config_hash")
+    if config.fresh or not (finished or _has_states(folder)):
+        print(f"Starting over in {folder}: what an earlier run left there goes.")
+        _delete(folder)
+        return
+    kept = folder.with_name(f"{folder.name}-{finished or _key_before(folder) + '-unfinished'}")
+    _delete(kept)
+    print(f"{folder} holds another run{', finished' if finished else ''}; it is kept as {kept}.")
+    folder.rename(kept)
+
+
+def _key_before(folder: Path) -> str:
+    made = folder / keys.FILE
+    return keys.key_of(json.loads(made.read_text())) if made.exists() else "unknown"
 
 
 def _delete(folder: Path) -> None:

@@ -17,15 +17,17 @@ Departures from the paper:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from functools import partial
 from math import inf
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from r1mega.checkpoint.store import Saved
 from r1mega.config import Config, GrpoConfig
 from r1mega.data.question import Question
 from r1mega.data.stream import QuestionStream
@@ -42,10 +44,11 @@ from r1mega.stages.evaluate import evaluate, size
 from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.judges import Judges
 from r1mega.stages.measures import Rates
-from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_questions, load_text
+from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text, tokenizer_files
 from r1mega.stages.pretrain import pretrain
-from r1mega.stages.recorder import Recorder
+from r1mega.stages.recorder import PRETRAIN_ROWS, Recorder
 from r1mega.stages.serving import open_engines
+from r1mega.stages.states import States
 from r1mega.stages.timing import Timing
 from r1mega.track.stats import before_after
 
@@ -60,12 +63,30 @@ class Course:
     """Trained on so far, prompts included."""
     mismatch: float = 0.0
     """The largest of the rollouts' mean |trainer - sampler| log-probs."""
+    base: Rates = field(default_factory=dict)
+    """What the evaluation before the first rollout found."""
+    stream: dict[str, int | str] = field(default_factory=dict)
+    """How far the questions are dealt out."""
+    handovers: int = 0
+    worst_handover: float = 0.0
+    """The largest difference in any hand-over's proof."""
+    reference: list[Tensor] | None = None
+    """The weights that the policy is held near to, on this rank; None: the run has no penalty."""
 
     def add(self, rollout: int, batch: sampling.Batch, mismatch: float) -> None:
         """A rollout is done."""
         self.rollouts = rollout
         self.tokens += batch.tokens
         self.mismatch = max(self.mismatch, mismatch)
+
+    def add_handover(self, figures: Mapping[str, float]) -> None:
+        """Weights were handed over, and proven."""
+        self.handovers += 1
+        self.worst_handover = max(self.worst_handover, figures["handover/max_abs_dlogp"])
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the reference, which a state keeps with the other weights."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "reference"}
 
 
 def run(config: Config, plan: Plan) -> None:
@@ -77,29 +98,45 @@ def run(config: Config, plan: Plan) -> None:
         with (
             open_engines(config, policy) as engines,
             Grader(config.reward.workers, config.reward.time_limit_s) as grader,
+            States(config, policy, recorder) as states,
         ):
             if config.model.init_from is None:
-                pretrain(config, text, policy, recorder)
+                pretrain(config, text, policy, recorder, states)
             else:
                 policy.load(Path(config.model.init_from))
+            course = begin(config, policy, recorder, states)
             engines.wait()
             handover = Handover(config, policy, engines, probe_texts(config, text))
-            handover.run()
-            base = evaluate(config, text, engines, grader, recorder, rollout=0)
+            handed = handover.run()
+            if not course.base:
+                course.add_handover(handed)
+                course.base = evaluate(config, text, engines, grader, recorder, rollout=0)
             judges = Judges(config, plan, text)
-            course = train(config, text, policy, engines, grader, judges, handover, recorder)
+            train(config, text, policy, engines, grader, judges, handover, recorder, states, course)
             final = evaluate(config, text, engines, grader, recorder, rollout=course.rollouts)
-        policy.export(config.folder / "final")
-        if recorder.writes:
-            copy_tokenizer(text.folder, config.folder / "final")
+        policy.export(config.folder / "final", beside=tokenizer_files(text.folder))
         recorder.finish(
             {
-                "eval": _compared(base, final) | size(config, text),
+                "eval": _compared(course.base, final) | size(config, text),
                 "train": {"rollouts": course.rollouts, "updates": course.updates, "tokens": course.tokens},
-                "handover": handover.summary(),
+                "handover": handover.summary()
+                | {"count": course.handovers, "max_abs_dlogp": course.worst_handover},
                 "mismatch": {"mean_abs_dlogp": course.mismatch},
             }
         )
+
+
+def begin(config: Config, policy: Policy, recorder: Recorder, states: States) -> Course:
+    """The course from the newest state on, or a fresh one from the policy as it is."""
+    grpo = config.grpo
+    policy.start_training(grpo.optimizer, grpo.rollouts * grpo.updates_per_rollout)
+    kept = states.take_up("rollout")
+    if kept is not None:
+        course, reference = kept
+        return Course(**course, reference=reference)
+    rows_of_the_base = {name: size for name, size in recorder.position().items() if name == PRETRAIN_ROWS}
+    recorder.rewind(rows_of_the_base)
+    return Course(reference=policy.snapshot() if grpo.kl_coefficient else None)
 
 
 def train(
@@ -111,15 +148,15 @@ def train(
     judges: Judges,
     handover: Handover,
     recorder: Recorder,
-) -> Course:
-    """All rollouts, or as many as the token budget lets."""
+    states: States,
+    course: Course,
+) -> None:
+    """The rollouts that are left, or as many as the token budget lets."""
     grpo, weights = config.grpo, config.reward.weights
-    stream = QuestionStream(text.questions.train, seed=config.seed)
-    policy.start_training(grpo.optimizer, grpo.rollouts * grpo.updates_per_rollout)
-    reference = policy.snapshot()
-    progress = recorder.progress("rollout", grpo.rollouts)
-    course = Course()
-    for rollout in range(1, grpo.rollouts + 1):
+    stream = _stream(config, text, course)
+    progress = recorder.progress("rollout", grpo.rollouts, course.rollouts)
+    while not _is_done(config, course):
+        rollout = course.rollouts + 1
         timing = Timing()
         questions = stream.take(grpo.prompts_per_rollout)
         with timing("gen"):
@@ -128,8 +165,8 @@ def train(
         with timing("old_log_prob"):
             old_logps = policy.score(batch.samples, config.rollout.temperature)
         with timing("ref"):
-            # Without a penalty the reference is not asked; `actor/kl_loss` is then from the rollout's policy.
-            ref_logps = _score_under(policy, reference, batch, config) if grpo.kl_coefficient else old_logps
+            # Without a penalty there is no reference; `actor/kl_loss` is then from the rollout's policy.
+            ref_logps = _score_under(policy, course.reference, batch, config) or old_logps
         with timing("reward"):
             components = judging.collect(grading, len(batch.texts))
             judges.judge(batch, components, course.updates)
@@ -137,8 +174,9 @@ def train(
         advantages_PG, no_variance_P = group_advantages(rewards_PG)
         values = _token_values(batch, old_logps, ref_logps, advantages_PG)
         with timing("update_actor"):
-            learning, reference = _learn(policy, config, batch, values, reference, course)
+            learning = _learn(policy, config, batch, values, course)
         handed = handover.run()
+        course.add_handover(handed)
         differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
         course.add(rollout, batch, differs["mean_abs_dlogp"])
         recorder.rollout(
@@ -152,15 +190,33 @@ def train(
                 **_learning_figures(learning, old_logps, differs),
                 **handed,
                 **timing.figures(),
+                **states.figures(),
+                "reliability/skipped_updates": policy.guard.skipped,
                 **batch.figures(timing.seconds["gen"]),
             },
             progress,
         )
         kept = range(len(batch.texts))[: config.track.samples_kept]
         recorder.samples(batch, components, kept, rollout=rollout)
-        if course.tokens >= (grpo.token_budget or inf):
-            break
-    return course
+        course.stream = stream.state()
+        states.after(
+            Saved("rollout", rollout),
+            course.as_json(),
+            last=_is_done(config, course),
+            reference=course.reference,
+        )
+
+
+def _is_done(config: Config, course: Course) -> bool:
+    tokens = inf if config.grpo.token_budget is None else config.grpo.token_budget
+    return course.rollouts >= config.grpo.rollouts or course.tokens >= tokens
+
+
+def _stream(config: Config, text: Text, course: Course) -> QuestionStream:
+    """The training questions, from where the course has come to."""
+    if course.stream:
+        return QuestionStream.from_state(text.questions.train, course.stream)
+    return QuestionStream(text.questions.train, seed=config.seed)
 
 
 def _sample(
@@ -188,9 +244,12 @@ def longest_answer(config: Config, updates: int) -> int:
 
 
 def _score_under(
-    policy: Policy, weights: list[Tensor], batch: sampling.Batch, config: Config
+    policy: Policy, reference: list[Tensor] | None, batch: sampling.Batch, config: Config
 ) -> list[Tensor]:
-    with policy.using(weights):
+    """The answers' log-probs under the reference; none where there is none."""
+    if reference is None:
+        return []
+    with policy.using(reference):
         return policy.score(batch.samples, config.rollout.temperature)
 
 
@@ -207,22 +266,17 @@ def _token_values(
 
 
 def _learn(
-    policy: Policy,
-    config: Config,
-    batch: sampling.Batch,
-    values: Mapping[str, list[Tensor]],
-    reference: list[Tensor],
-    course: Course,
-) -> tuple[list[dict[str, float]], list[Tensor]]:
-    """Every update of a rollout; their figures, and the reference, which may be refreshed on the way."""
+    policy: Policy, config: Config, batch: sampling.Batch, values: Mapping[str, list[Tensor]], course: Course
+) -> list[dict[str, float]]:
+    """Every update of a rollout, on the way perhaps a new reference; the updates' figures."""
     grpo, learning = config.grpo, []
     cut = split(len(batch.samples), grpo.updates_per_rollout, seed=config.seed, rollout=course.rollouts + 1)
     for minibatch in cut:
         learning.append(_update(policy, config, batch, values, minibatch))
         course.updates += 1
-        if course.updates % grpo.reference_refresh_updates == 0:
-            reference = policy.snapshot()
-    return learning, reference
+        if course.reference is not None and course.updates % grpo.reference_refresh_updates == 0:
+            course.reference = policy.snapshot()
+    return learning
 
 
 def _update(

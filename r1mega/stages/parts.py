@@ -167,12 +167,6 @@ def load_model_fields(config: Config) -> dict[str, Any]:
     return hf
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Put the tokenizer's files beside exported weights."""
-    for file in tokenizer_files(source):
-        (target / file.name).write_bytes(file.read_bytes())
-
-
 def tokenizer_files(folder: Path) -> list[Path]:
     """The files that make the tokenizer of an HF folder."""
     names = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

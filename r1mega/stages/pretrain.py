@@ -12,13 +12,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from r1mega.checkpoint.store import Saved
 from r1mega.config import Config
 from r1mega.data.corpus import Corpus
 from r1mega.model.rows import Sample
 from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
-from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_questions, load_text
+from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text, tokenizer_files
 from r1mega.stages.recorder import Recorder
+from r1mega.stages.states import States
+
+UNIT = "pretrain"
+"""States of pre-training are named by it, since a run may go on to rollouts."""
 
 
 def run(config: Config, plan: Plan) -> None:
@@ -27,17 +32,32 @@ def run(config: Config, plan: Plan) -> None:
     with Recorder(config) as recorder:
         text = load_text(config, questions)
         policy = Policy(config, load_model_fields(config), plan)
-        pretrain(config, text, policy, recorder)
+        with States(config, policy, recorder) as states:
+            pretrain(config, text, policy, recorder, states)
         recorder.finish({})
 
 
-def pretrain(config: Config, text: Text, policy: Policy, recorder: Recorder) -> None:
-    """Train the policy's fresh weights, and export them."""
+def pretrain(config: Config, text: Text, policy: Policy, recorder: Recorder, states: States) -> None:
+    """Train the policy's fresh weights, and export them; what an earlier start did is not done again."""
+    folder = config.folder / "base"
+    if (folder / "config.json").exists():
+        policy.load(folder)
+        policy.version = config.pretrain.updates
+        return
+    train(config, text, policy, recorder, states)
+    policy.export(folder, beside=tokenizer_files(text.folder))
+    states.forget(UNIT)
+
+
+def train(config: Config, text: Text, policy: Policy, recorder: Recorder, states: States) -> None:
+    """All updates, from the newest state on."""
     plan = config.pretrain
     corpus = Corpus(text.questions.train, plan.mixture, text.template, config.seed, plan.language_use)
     policy.start_training(plan.optimizer, plan.updates)
-    progress = recorder.progress("update", plan.updates)
-    for update in range(plan.updates):
+    kept = states.take_up(UNIT)
+    done = kept[0]["updates"] if kept else 0
+    progress = recorder.progress("update", plan.updates, done)
+    for update in range(done, plan.updates):
         began = time.monotonic()
         samples = _samples(text, corpus, update * plan.samples_per_update, plan.samples_per_update)
         weights = token_weights(samples)
@@ -45,10 +65,8 @@ def pretrain(config: Config, text: Text, policy: Policy, recorder: Recorder) -> 
         tokens = sum(len(sample.tokens) for sample in samples)
         row = figures | {"update": update + 1, "tokens_per_s": tokens / (time.monotonic() - began)}
         recorder.update(row, progress, every=max(1, plan.updates // 10))
-    folder = config.folder / "base"
-    policy.export(folder)
-    if recorder.writes:
-        copy_tokenizer(text.folder, folder)
+        course = {"updates": update + 1}
+        states.after(Saved(UNIT, update + 1), course, last=update + 1 == plan.updates)
 
 
 def cross_entropy(logps_T: Tensor, values_T: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from r1mega.config import Config, Stage
-from r1mega.stages.finished import prepare_folder
+from r1mega.stages.finished import course_hash, prepare_folder
 from r1mega.stages.judging import Components
 from r1mega.stages.sampling import Batch
 from r1mega.track import jsonl
@@ -21,6 +21,10 @@ from r1mega.track.progress import Progress
 from r1mega.track.report import write_report
 from r1mega.track.summary import format_result, write_summary
 from r1mega.track.wandb_run import WandbRun
+
+PRETRAIN_ROWS = "pretrain.jsonl"
+ROWS = ("metrics.jsonl", "samples.jsonl", PRETRAIN_ROWS)
+"""The files that grow while a run goes on."""
 
 
 class Recorder:
@@ -40,7 +44,7 @@ class Recorder:
             track = self.config.track
             self.wandb = WandbRun(
                 self.folder,
-                run_id=f"{self.config.name}-{self.key}",
+                run_id=f"{self.config.name}-{course_hash(self.config)}",
                 project=track.project,
                 mode=track.wandb.value,
                 config=dataclasses.asdict(self.config),
@@ -59,9 +63,21 @@ class Recorder:
         if self.writes:
             print(line, flush=True)
 
-    def progress(self, noun: str, total: int) -> Progress:
-        """A progress line counting `noun`s up to `total`."""
-        return Progress(noun, total)
+    def progress(self, noun: str, total: int, done: int = 0) -> Progress:
+        """A progress line counting `noun`s up to `total`, of which so many are done."""
+        return Progress(noun, total, done=done)
+
+    def position(self) -> dict[str, int]:
+        """How many bytes each file of rows has."""
+        files = (self.folder / name for name in ROWS)
+        return {file.name: file.stat().st_size for file in files if file.exists()}
+
+    def rewind(self, position: Mapping[str, int]) -> None:
+        """Cut the files of rows to a `position`: what came after it is about to come again."""
+        if self.writes:
+            for name in ROWS:
+                if (self.folder / name).exists():
+                    jsonl.cut(self.folder / name, position.get(name, 0))
 
     def rollout(self, row: Mapping[str, Any], progress: Progress) -> None:
         """Record the figures of a rollout, and show them."""
@@ -78,7 +94,7 @@ class Recorder:
         """
         if self.writes:
             alone = self.config.stage is not Stage.grpo
-            jsonl.append(self.folder / ("metrics.jsonl" if alone else "pretrain.jsonl"), row)
+            jsonl.append(self.folder / ("metrics.jsonl" if alone else PRETRAIN_ROWS), row)
             if alone and self.wandb is not None:
                 self.wandb.log(row, counter="update")
             if row["update"] % every == 0:

@@ -16,11 +16,13 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
 from statistics import fmean
 from typing import Any
 
 import torch
 
+from r1mega.checkpoint.store import Saved
 from r1mega.config import BadRun, Config
 from r1mega.data import order
 from r1mega.model.family import with_scalar_head
@@ -33,6 +35,7 @@ from r1mega.reward_folder import CARD, Card
 from r1mega.stages.parts import Text, load_model_fields, load_tokenizer, tokenizer_files
 from r1mega.stages.recorder import Recorder
 from r1mega.stages.reward_rows import Rows, read_rows
+from r1mega.stages.states import States
 from r1mega.track.stats import before_after
 
 
@@ -44,7 +47,8 @@ def run(config: Config, plan: Plan) -> None:
         learnt, held_out = _set_apart(config, rows)
         policy = _load(config, text, plan)
         base = told_rightly(policy, rows, held_out)
-        train(config, policy, rows, learnt, recorder)
+        with States(config, policy, recorder) as states:
+            train(config, policy, rows, learnt, recorder, states)
         final = told_rightly(policy, rows, held_out)
         _export(config, policy, text, recorder)
         recorder.finish(
@@ -55,20 +59,25 @@ def run(config: Config, plan: Plan) -> None:
         )
 
 
-def train(config: Config, policy: Policy, rows: Rows, learnt: Sequence[int], recorder: Recorder) -> None:
-    """All updates; the order of the rows is a function of the seed and the epoch."""
+def train(
+    config: Config, policy: Policy, rows: Rows, learnt: Sequence[int], recorder: Recorder, states: States
+) -> None:
+    """All updates, from the newest state on; the rows' order is a function of the seed and the epoch."""
     plan = config.reward_model
     updates = order.updates(len(learnt), plan.samples_per_update, plan.epochs)
     policy.start_training(plan.optimizer, updates)
-    progress = recorder.progress("update", updates)
+    kept = states.take_up("update")
+    done = kept[0]["updates"] if kept else 0
+    progress = recorder.progress("update", updates, done)
     batches = order.minibatches(len(learnt), plan.samples_per_update, epochs=plan.epochs, seed=config.seed)
-    for number, batch in enumerate(batches, 1):
+    for number, batch in enumerate(islice(batches, done, None), done + 1):
         began = time.monotonic()
         minibatch = [learnt[i] for i in batch]
         row: dict[str, Any] = {"update": number, **update(policy, rows, minibatch)}
         tokens = sum(len(sample.tokens) for sample in rows.samples(minibatch))
         row["tokens_per_s"] = tokens / (time.monotonic() - began)
         recorder.update(row, progress, every=max(1, updates // 10))
+        states.after(Saved("update", number), {"updates": number}, last=number == updates)
 
 
 def update(policy: Policy, rows: Rows, minibatch: Sequence[int]) -> dict[str, float]:

@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
+from r1mega.checkpoint.store import Saved
 from r1mega.config import BadRun, Config
 from r1mega.data import order
 from r1mega.data.dialogues import Dialogue, read_dialogues
 from r1mega.model.rows import Sample
 from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
-from r1mega.stages.parts import Text, copy_tokenizer, load_model_fields, load_tokenizer
+from r1mega.stages.parts import Text, load_model_fields, load_tokenizer, tokenizer_files
 from r1mega.stages.pretrain import cross_entropy, token_weights
 from r1mega.stages.recorder import Recorder
+from r1mega.stages.states import States
 
 
 def run(config: Config, plan: Plan) -> None:
@@ -31,22 +34,26 @@ def run(config: Config, plan: Plan) -> None:
         samples = encode(config, text, dialogues)
         policy = Policy(config, load_model_fields(config), plan)
         policy.load(text.folder)
-        tokens = fine_tune(config, samples, policy, recorder)
-        policy.export(config.folder / "final")
-        if recorder.writes:
-            copy_tokenizer(text.folder, config.folder / "final")
+        with States(config, policy, recorder) as states:
+            tokens = fine_tune(config, samples, policy, recorder, states)
+        policy.export(config.folder / "final", beside=tokenizer_files(text.folder))
         recorder.finish({"train": {"dialogues": len(samples), "updates": policy.version, "tokens": tokens}})
 
 
-def fine_tune(config: Config, samples: Sequence[Sample], policy: Policy, recorder: Recorder) -> int:
-    """All updates; returns how many tokens they were of, prompts included."""
+def fine_tune(
+    config: Config, samples: Sequence[Sample], policy: Policy, recorder: Recorder, states: States
+) -> int:
+    """All updates, from the newest state on; returns how many tokens they were of, prompts included."""
     plan = config.sft
     updates = order.updates(len(samples), plan.samples_per_update, plan.epochs)
     policy.start_training(plan.optimizer, updates)
-    progress = recorder.progress("update", updates)
-    tokens = 0
+    kept = states.take_up("update")
+    done, tokens = (kept[0]["updates"], kept[0]["tokens"]) if kept else (0, 0)
+    progress = recorder.progress("update", updates, done)
     batches = order.minibatches(len(samples), plan.samples_per_update, epochs=plan.epochs, seed=config.seed)
-    for update, indices in enumerate(batches, 1):
+    for update, indices in enumerate(islice(batches, done, None), done + 1):
+        if plan.token_budget is not None and tokens >= plan.token_budget:
+            break
         began = time.monotonic()
         minibatch = [samples[i] for i in indices]
         figures = policy.update(
@@ -57,8 +64,8 @@ def fine_tune(config: Config, samples: Sequence[Sample], policy: Policy, recorde
         row = figures | {"update": update, "tokens": tokens}
         row["tokens_per_s"] = learnt / (time.monotonic() - began)
         recorder.update(row, progress, every=max(1, updates // 10))
-        if plan.token_budget is not None and tokens >= plan.token_budget:
-            break
+        course = {"updates": update, "tokens": tokens}
+        states.after(Saved("update", update), course, last=update == updates)
     return tokens
 
 

@@ -53,22 +53,16 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [_parse(line, path, number) for number, line in enumerate(whole, start=1)]
 
 
-def truncate_after(path: Path, last: int, *, counter: str = "rollout") -> int:
-    """Keep the rows whose `counter` is at most `last`, and return how many were dropped.
+def cut(path: Path, size: int) -> None:
+    """Shorten the file to its first `size` bytes: what was written past a state that a run goes on from.
 
-    To be called on resume with the rollout (or update) that the checkpoint holds: what was logged
-    past it is about to be done again and would otherwise stand in the file twice.
-
-    Raises ValueError, with file and line, for a row without the counter.
+    Raises ValueError, with the file's name, where it is shorter than that.
     """
-    rows = read(path)
-    for number, row in enumerate(rows, start=1):
-        if counter not in row:
-            raise ValueError(f"{path}:{number}: no {counter!r} in this row")
-    kept = [row for row in rows if row[counter] <= last]
-    if len(kept) < len(rows):
-        write_atomic(path, "".join(_line(row) for row in kept))
-    return len(rows) - len(kept)
+    held = path.stat().st_size if path.exists() else 0
+    if held < size:
+        raise ValueError(f"{path}: has {held} bytes; the state that the run goes on from was saved at {size}")
+    if held > size:
+        os.truncate(path, size)
 
 
 def _line(row: Row) -> str:

@@ -46,7 +46,7 @@ def save(
     """
     with whole_folder(folder, beside) as partial:
         strategy = TorchDistSaveShardedStrategy(BACKEND, VERSION, thread_count=1)
-        dist_checkpointing.save(_sharded(chunks), str(partial), strategy)
+        dist_checkpointing.save(sharded_weights(chunks), str(partial), strategy)
         if dist.get_rank() == 0:
             (partial / "config.json").write_text(json.dumps(config, indent=1))
 
@@ -65,12 +65,12 @@ def load(folder: Path, chunks: Sequence[torch.nn.Module]) -> None:
     faults = from_first_rank(faults)
     if faults:
         raise FolderError(f"{folder} does not hold this model's weights:\n  " + "\n  ".join(faults))
-    loaded = dist_checkpointing.load(_sharded(chunks), str(folder))
+    loaded = dist_checkpointing.load(sharded_weights(chunks), str(folder))
     for number, chunk in enumerate(chunks):
         chunk.load_state_dict(loaded[f"model{number}"], strict=False)
 
 
-def _sharded(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
+def sharded_weights(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
     """Megatron's description of each chunk's weights.
 
     Without Transformer Engine's scaling state: it is bytes that would have to be unpickled.
@@ -88,7 +88,7 @@ def _sharded(chunks: Sequence[torch.nn.Module]) -> dict[str, Any]:
 
 def _shapes(chunks: Sequence[torch.nn.Module]) -> dict[str, tuple[int, ...]]:
     """Shape of each whole tensor that a checkpoint must have for these chunks."""
-    sharded = _sharded(chunks)
+    sharded = sharded_weights(chunks)
     apply_factories(sharded)
     return {
         tensor.key: tuple(tensor.global_shape)

@@ -1,0 +1,130 @@
+"""A rank's part of Megatron's distributed checkpoint, written by a thread while training goes on.
+
+Megatron plans a save and closes it with all ranks together, in the main thread; between the two each rank
+only writes files. Megatron has processes do that. On a few cores a process costs more than the writing,
+and one that is forked under running threads may hang, so here a thread does it, with Megatron's own writer.
+The tensors are copied first: what is written is the state of the moment at which the save began.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+from megatron.core.dist_checkpointing.strategies.state_dict_saver import save_state_dict_async_finalize
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from r1mega.checkpoint.store import Digests, digest
+
+BACKEND, VERSION = "torch_dist", 1
+
+
+class Writing:
+    """This rank's part of a save under way; all ranks make one together."""
+
+    def __init__(self, state: dict[str, Any], folder: Path) -> None:
+        """Plan the save, copy the tensors, and begin to write."""
+        self._folder = folder
+        self._digests: Digests = {}
+        self._error: OSError | None = None
+        # Megatron would start a process to hold the queue that its writing processes answer in.
+        filesystem_async._results_queue = queue.SimpleQueue()
+        self._request: AsyncRequest = dist_checkpointing.save(
+            state, str(folder), _InThread(BACKEND, VERSION, thread_count=1), async_sharded_save=True
+        )
+        self._thread = threading.Thread(target=self._write, name="checkpoint", daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether this rank has nothing more to write."""
+        return not self._thread.is_alive()
+
+    def wait(self) -> None:
+        """Until `done`."""
+        self._thread.join()
+
+    @property
+    def error(self) -> OSError | None:
+        """Why this rank could not write its part; to be asked when `done`."""
+        return self._error
+
+    def close(self) -> Digests:
+        """End the save, on every rank, none of which had an error; digests of this rank's files."""
+        for finalize in self._request.finalize_fns:
+            finalize()
+        return self._digests
+
+    def _write(self) -> None:
+        try:
+            files: list[Path] = self._request.async_fn(*self._request.async_fn_args)
+            self._digests = {file.name: digest(file) for file in files}
+        except OSError as error:
+            self._error = error
+
+
+class _InThread(TorchDistSaveShardedStrategy):
+    """Megatron's strategy, but for who writes."""
+
+    def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, planned: Any) -> AsyncRequest:
+        transforms = [writer.transforms] if hasattr(writer, "transforms") else []
+        copied = [
+            (path, key, (of_bytes, [(item, tensor.to("cpu", copy=True)) for item, tensor in tensors]))
+            for path, key, (of_bytes, tensors) in writer.write_buckets or []
+        ]
+        write: Callable[..., list[Path]] = partial(_write, transforms, copied, writer.results_queue)
+        return AsyncRequest(write, (), [partial(save_state_dict_async_finalize, *planned)])
+
+
+def _write(transforms: list[Any], buckets: list[Any], results: Any) -> list[Path]:
+    """Write the buckets, a file each, onto the disk.
+
+    Raises:
+        OSError: the disk is full, or a file cannot be written.
+    """
+    written: dict[int, Any] = {}
+    answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+    for number, bucket in enumerate(buckets):
+        open_calls: queue.Queue[int] = queue.Queue()  # Megatron's writer takes one off when it is done
+        open_calls.put(number)
+        FileSystemWriterAsync.write_preloaded_data(
+            transforms, number, bucket, answers, open_calls, use_fsync=True
+        )
+        _, result = answers.get()
+        if isinstance(result, Exception):
+            raise result if isinstance(result, OSError) else OSError(str(result))
+        written[number] = result
+    if results is not None:
+        results.put(written)
+    return [Path(os.fspath(path)) for path, _, _ in buckets]
+
+
+def read(state: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The state with the values that the folder holds, whatever layout they were saved under."""
+    loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder))
+    return loaded
+
+
+def local_bytes(state: dict[str, Any]) -> int:
+    """How much this rank will write of the state, copies that other ranks hold too left out."""
+    from megatron.core.dist_checkpointing.dict_utils import nested_values
+    from megatron.core.dist_checkpointing.mapping import ShardedBase, is_main_replica
+
+    def size(value: Any) -> int:
+        return value.data.numel() * value.data.element_size() if torch.is_tensor(value.data) else 0
+
+    return sum(
+        size(value)
+        for value in nested_values(state)
+        if isinstance(value, ShardedBase) and is_main_replica(value.replica_id)
+    )

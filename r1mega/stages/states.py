@@ -1,0 +1,233 @@
+"""A run's states as its stages see them: one is taken up at the start, and others are saved on the way.
+
+Every rank calls the same verbs in the same order. A save copies what it saves and is written in the
+background; it appears under its name, whole, at a later call. A state holds the policy's tensors and the
+reference's, the optimizer's, how far the stage's course had come, and how long its files of rows were, so
+that a run that goes on from it writes every row once.
+
+A disk that is full costs a state, not the run: it is said, counted, and training goes on. A run that is told
+to stop saves what it has and ends with `stopping.Stop`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from r1mega import stopping
+from r1mega.checkpoint import background, sharded
+from r1mega.checkpoint.store import Saved, Store
+from r1mega.config import Config
+from r1mega.policy import Policy
+from r1mega.stages.recorder import Recorder
+from r1mega.weights.whole import from_first_rank
+
+AHEAD = 1.5
+"""The clock stops a run where so many times the longest unit of work so far would not fit any more."""
+
+
+@dataclass(slots=True)
+class Moment:
+    """What a save is of: where the run stands, tensors aside."""
+
+    saved: Saved
+    course: Mapping[str, Any]
+    reference: Sequence[Tensor] | None
+    rows: Mapping[str, int]
+
+
+class States:
+    """The states of one run; a context manager, which leaves no save half done unless the run failed."""
+
+    def __init__(self, config: Config, policy: Policy, recorder: Recorder) -> None:
+        self.config = config.checkpoint
+        self.policy = policy
+        self.recorder = recorder
+        self.store = Store(config.folder / "checkpoints")
+        self.failed = 0
+        self.stall_s = 0.0
+        self._writing: tuple[background.Writing, Moment, dict[str, Any]] | None = None
+        self._moment: Moment | None = None
+        self._newest: Saved | None = None
+        self._since = time.monotonic()
+        self._longest_s = 0.0
+
+    def __enter__(self) -> States:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or isinstance(error, stopping.Stop):
+            # Told to stop within a unit of work, the run is still where its last one ended.
+            self._settle(wait=True)
+            if error is not None and self._moment is not None and self._newest != self._moment.saved:
+                self._save(self._moment)
+                self._settle(wait=True)
+
+    def take_up(self, unit: str) -> tuple[dict[str, Any], list[Tensor] | None] | None:
+        """Put the newest whole state of this unit into the policy, whose course must have begun alike.
+
+        Returns:
+            The stage's course as it was saved, and the reference; None where there is no state.
+        """
+        self._since = time.monotonic()
+        saved = self._newest_whole(unit)
+        if saved is None:
+            return None
+        kept: dict[str, Any] = from_first_rank(self.store.state(saved) if dist.get_rank() == 0 else {})
+        reference = self.policy.snapshot() if kept["reference"] else None
+        wanted = sharded.describe(self.policy, reference, loading=True)
+        loaded = background.read(wanted, self.store.path(saved))
+        reference = sharded.take(self.policy, loaded, kept["policy"]["steps"])
+        self.policy.take_training_state(kept["policy"])
+        self.recorder.rewind(kept["rows"])
+        self.recorder.say(f"Going on from {saved} of an earlier start.")
+        self._newest = saved
+        return kept["course"], reference
+
+    def after(
+        self,
+        saved: Saved,
+        course: Mapping[str, Any],
+        *,
+        last: bool,
+        reference: Sequence[Tensor] | None = None,
+    ) -> None:
+        """A unit of work is done: save where it is time to, and stop where the run is told to.
+
+        Args:
+            saved: the unit, and how many are done.
+            course: what the stage goes on from, as JSON; the same on every rank.
+            last: there is no further one.
+            reference: the reference's weights, where the run has one.
+
+        Raises:
+            Stop: on every rank; the state is saved.
+        """
+        self._longest_s = max(self._longest_s, time.monotonic() - self._since)
+        self._moment = Moment(saved, course, reference, self.recorder.position())
+        reason = self._settle()
+        every = self.config.save_every_rollouts if saved.unit == "rollout" else self.config.save_every_updates
+        if last or saved.number % every == 0:
+            self._save(self._moment)
+        self._since = time.monotonic()
+        if reason:
+            raise stopping.Stop(reason)
+
+    def figures(self) -> dict[str, float]:
+        """What saving costs training, and what went wrong."""
+        return {"timing_s/save": self.stall_s, "reliability/failed_saves": float(self.failed)}
+
+    def forget(self, unit: str) -> None:
+        """Remove the states of this unit; another artifact has taken their place."""
+        self._settle(wait=True)
+        if dist.get_rank() == 0:
+            for one in self.store.saved(unit):
+                self.store.remove(one)
+        self._moment = self._newest = None
+
+    def _newest_whole(self, unit: str) -> Saved | None:
+        """The newest state whose files are those that were written; damaged ones are named and set aside."""
+        for saved in from_first_rank(self.store.saved(unit) if dist.get_rank() == 0 else []):
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self.store.faults(saved, dist.get_rank(), dist.get_world_size()))
+            faults = [fault for part in parts for fault in part]
+            if not faults:
+                return saved
+            if dist.get_rank() == 0:
+                aside = self.store.set_aside(saved)
+                print(
+                    f"warning: {self.store.path(saved)} is damaged, and is now {aside.name}:"
+                    f" {'; '.join(faults[:3])}",
+                    flush=True,
+                )
+            dist.barrier()
+        return None
+
+    def _save(self, moment: Moment) -> None:
+        """Begin to save; what was being written before is finished first."""
+        self._settle(wait=True)
+        began = time.monotonic()
+        kept = {
+            "course": moment.course,
+            "policy": self.policy.training_state(),
+            "rows": moment.rows,
+            "reference": moment.reference is not None,
+        }
+        described = sharded.describe(self.policy, moment.reference, loading=False)
+        if fault := self._no_room(described):
+            self._fail(moment.saved, fault)
+            return
+        folder = from_first_rank(self.store.begin(moment.saved) if dist.get_rank() == 0 else None)
+        assert folder is not None
+        self._writing = background.Writing(described, folder), moment, kept
+        self.stall_s = time.monotonic() - began
+
+    def _settle(self, *, wait: bool = False) -> str | None:
+        """Give a save that all ranks have written its name; with `wait`, when they have.
+
+        Returns:
+            Who asks the run to stop, if anyone asks any rank.
+        """
+        if wait and self._writing is not None:
+            self._writing[0].wait()
+        reason = stopping.asked(AHEAD * self._longest_s)
+        busy = self._writing is not None and not self._writing[0].done
+        error = self._writing[0].error if self._writing is not None and not busy else None
+        flags = torch.tensor(
+            [reason is not None, busy, error is not None], dtype=torch.int, device=self.policy.device
+        )
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        asked, busy_anywhere, failed = (bool(flag) for flag in flags.tolist())
+        if self._writing is not None and not busy_anywhere:
+            self._close(failed, error)
+        return (reason or "another rank was told to") if asked else None
+
+    def _close(self, failed: bool, error: OSError | None) -> None:
+        assert self._writing is not None
+        writing, moment, kept = self._writing
+        self._writing = None
+        if failed:
+            errors: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(errors, error and (error.strerror or str(error)))
+            self._fail(moment.saved, next(one for one in errors if one))
+            return
+        digests: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(digests, writing.close())
+        fault = None
+        if dist.get_rank() == 0:
+            try:
+                self.store.publish(moment.saved, kept, {k: v for part in digests for k, v in part.items()})
+                self.store.prune(moment.saved.unit, self.config.keep_last, self.config.keep_every)
+            except OSError as publishing:
+                fault = publishing.strerror or str(publishing)
+        if fault := from_first_rank(fault):
+            self._fail(moment.saved, fault)
+            return
+        self._newest = moment.saved
+
+    def _no_room(self, described: dict[str, Any]) -> str | None:
+        needed = torch.tensor(background.local_bytes(described), dtype=torch.int64, device=self.policy.device)
+        dist.all_reduce(needed)
+        fault = None
+        if dist.get_rank() == 0:
+            free = shutil.disk_usage(self.store.folder.parent).free
+            if free < needed.item():
+                fault = f"it takes {needed.item() / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB free"
+        return from_first_rank(fault)
+
+    def _fail(self, saved: Saved, fault: str) -> None:
+        self.failed += 1
+        if dist.get_rank() == 0:
+            self.store.discard(saved)
+        newest = f"the last state is {self._newest}" if self._newest else "there is none before it"
+        self.recorder.say(f"warning: {saved} was not saved: {fault}; {newest}. Training goes on.")
