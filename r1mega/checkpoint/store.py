@@ -87,7 +87,7 @@ class Store:
         for name in others:
             _sync(partial / name)
         files = {**written, **{name: digest(partial / name) for name in others}}
-        write_atomic(partial / MANIFEST, json.dumps(files, indent=1) + "\n")
+        write_atomic(partial / MANIFEST, json.dumps(files, indent=1))
         _sync(partial)
         final = self.path(saved)
         if final.exists():  # a damaged one, or one that was saved before the run was told to stop

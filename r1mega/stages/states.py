@@ -124,8 +124,9 @@ class States:
             raise stopping.Stop(reason)
 
     def figures(self) -> dict[str, float]:
-        """What saving costs training, and what went wrong."""
-        return {"timing_s/save": self.stall_s, "reliability/failed_saves": float(self.failed)}
+        """How long training stood still for saving since the last call, and how many saves failed."""
+        stall_s, self.stall_s = self.stall_s, 0.0
+        return {"timing_s/save": stall_s, "reliability/failed_saves": float(self.failed)}
 
     def forget(self, unit: str) -> None:
         """Remove the states of this unit; another artifact has taken their place."""
@@ -170,7 +171,7 @@ class States:
         folder = from_first_rank(self.store.begin(moment.saved) if dist.get_rank() == 0 else None)
         assert folder is not None
         self._writing = background.Writing(described, folder), moment, kept
-        self.stall_s = time.monotonic() - began
+        self.stall_s += time.monotonic() - began
 
     def _settle(self, *, wait: bool = False) -> str | None:
         """Give a save that all ranks have written its name; with `wait`, when they have.

@@ -78,22 +78,25 @@ def test_a_torn_line_of_any_length_makes_way(tmp_path, length):
 
 def test_resuming_drops_what_will_be_done_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    jsonl.append(path, *({"rollout": r, "x": r / 3} for r in range(1, 6)))
+    jsonl.append(path, *({"rollout": r, "x": r / 3} for r in range(1, 4)))
     before = path.read_bytes()
-    assert jsonl.truncate_after(path, 5) == 0
+    jsonl.append(path, *({"rollout": r, "x": r / 3} for r in range(4, 6)))
+    jsonl.cut(path, len(before))
     assert path.read_bytes() == before
-    assert jsonl.truncate_after(path, 3) == 2
-    assert path.read_bytes() == b"".join(before.splitlines(keepends=True)[:3])
-    assert list(tmp_path.iterdir()) == [path]
-    assert jsonl.truncate_after(tmp_path / "none.jsonl", 0) == 0
+    jsonl.cut(path, len(before))
+    assert path.read_bytes() == before
+    jsonl.append(path, {"rollout": 4})
+    assert [row["rollout"] for row in jsonl.read(path)] == [1, 2, 3, 4]
 
 
-def test_the_counter_of_pre_training_is_the_update(tmp_path):
+def test_a_file_that_lost_rows_is_no_file_to_go_on_with(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    jsonl.append(path, {"update": 10}, {"update": 20})
-    assert jsonl.truncate_after(path, 10, counter="update") == 1
-    with pytest.raises(ValueError, match=r"metrics\.jsonl:1: no 'rollout'"):
-        jsonl.truncate_after(path, 10)
+    jsonl.append(path, {"rollout": 1})
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: has 15 bytes; .* saved at 30"):
+        jsonl.cut(path, 30)
+    with pytest.raises(ValueError, match="has 0 bytes"):
+        jsonl.cut(tmp_path / "none.jsonl", 1)
+    jsonl.cut(tmp_path / "none.jsonl", 0)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[1]", b"\xff", b""])
