@@ -11,7 +11,8 @@ steps) is the same everywhere and goes into `state.json`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -65,8 +66,8 @@ def take(policy: Policy, loaded: dict[str, Any], steps: int) -> list[Tensor] | N
         reference = policy.snapshot()
     _load_weights(policy, loaded["weights"])
     for number, optimizer in enumerate(_optimizers(policy)):
-        optimizer.load_parameter_state_from_fully_reshardable(loaded[f"optimizer{number}"])
-        _set_steps(optimizer, steps)
+        with _steps_apart(optimizer, steps):
+            optimizer.load_parameter_state_from_fully_reshardable(loaded[f"optimizer{number}"])
     return reference
 
 
@@ -81,11 +82,18 @@ def _optimizers(policy: Policy) -> list[DistributedOptimizer]:
     return [one for one in chained if isinstance(one, DistributedOptimizer) and not one.is_stub_optimizer]
 
 
-def _set_steps(optimizer: DistributedOptimizer, steps: int) -> None:
-    """How far Adam's bias correction is; torch counts by parameter, Transformer Engine and Apex by group."""
-    for state in optimizer.optimizer.state.values():
-        if "step" in state:
-            state["step"] = torch.tensor(float(steps))
+@contextmanager
+def _steps_apart(optimizer: DistributedOptimizer, steps: int) -> Iterator[None]:
+    """Within it the optimizer's state is moments alone, as Megatron expects; after it, it has its steps.
+
+    They are how far Adam's bias correction is. torch counts them by parameter, as a tensor beside the
+    moments; Transformer Engine and Apex by group.
+    """
+    of_parameters = optimizer.optimizer.state.values()
+    counting = [state for state in of_parameters if state.pop("step", None) is not None]
+    yield
+    for state in counting:
+        state["step"] = torch.tensor(float(steps))
     for group in optimizer.optimizer.param_groups:
         if "step" in group:
             group["step"] = steps
