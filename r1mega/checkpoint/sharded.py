@@ -60,18 +60,21 @@ def take(policy: Policy, loaded: dict[str, Any], steps: int) -> list[Tensor] | N
     Args:
         steps: how many steps the optimizer had made.
     """
+    _load(policy, loaded["weights"])
     reference = None
     if "reference" in loaded:
-        _load_weights(policy, loaded["reference"])
-        reference = policy.snapshot()
-    _load_weights(policy, loaded["weights"])
+        # Megatron reads most tensors into the described ones themselves: what was read of the weights is by
+        # now the policy's own, and is kept aside while the reference is put in its place.
+        with policy.using(policy.snapshot()):
+            _load(policy, loaded["reference"])
+            reference = policy.snapshot()
     for number, optimizer in enumerate(_optimizers(policy)):
         with _steps_apart(optimizer, steps):
             optimizer.load_parameter_state_from_fully_reshardable(loaded[f"optimizer{number}"])
     return reference
 
 
-def _load_weights(policy: Policy, weights: dict[str, Any]) -> None:
+def _load(policy: Policy, weights: dict[str, Any]) -> None:
     for number, chunk in enumerate(policy.chunks):
         chunk.module.load_state_dict(weights[f"model{number}"], strict=False)
 
