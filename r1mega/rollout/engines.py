@@ -4,6 +4,9 @@ Every rank holds an `Engines` and calls its verbs in the same order with the sam
 a process of one rank (its owner), which alone talks to it; results go to all ranks, in the order of the
 requests. Which engine samples a request follows from the request's position alone, and what it samples
 from the request's seed, so a rollout repeats bit by bit.
+
+An engine that died or hangs raises `EngineLost` on every rank, after all others have answered: they are
+ready for the next verb, and `start_anew` gives the lost one a new process.
 """
 
 from __future__ import annotations
@@ -11,22 +14,46 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import socket
+import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch.distributed as dist
 
+from r1mega import stopping
 from r1mega.rollout.host import Completion, EngineSettings, Request, main
 
 T = TypeVar("T")
 
+LOOK_S = 0.5
+"""How often one that waits for an answer looks whether the run is to stop."""
+END_S = 2.0
+"""How long engines may take to end by themselves."""
+
 
 class EngineError(RuntimeError):
     """An engine failed, died, or did not come up in time; the message says which and why."""
+
+
+class EngineLost(EngineError):
+    """Engines died or hang: no answer of theirs will come, but a new process may take their place.
+
+    Attributes:
+        cases: what happened, by the engine's number.
+    """
+
+    def __init__(self, cases: Mapping[int, str]) -> None:
+        super().__init__(cases)
+        self.cases = dict(cases)
+
+    def __str__(self) -> str:
+        return "; ".join(case for _, case in sorted(self.cases.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +68,10 @@ class Engine:
 
     def __init__(self, number: int, settings: EngineSettings, answer_timeout_s: float) -> None:
         self.number = number
-        self.answer_timeout_s = answer_timeout_s
         self.log = settings.log
+        self.answer_timeout_s = answer_timeout_s
+        self.up = False
+        self._verb, self._sent = "its start", True
         self.pipe, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("spawn")
         self.process = context.Process(
@@ -51,30 +80,46 @@ class Engine:
         self.process.start()
         theirs.close()
 
-    def send(self, verb: str, **arguments: Any) -> None:
-        """Begin a verb; `receive` ends it."""
-        try:
-            self.pipe.send((verb, arguments))
-        except ConnectionError as error:
-            raise self._gone() from error
+    def wait(self, timeout_s: float) -> None:
+        """Wait until it is up.
 
-    def receive(self, timeout_s: float | None = None) -> Any:
+        Raises:
+            EngineError: it is not in time. No case for a new process, which would take as long.
+        """
+        if self.up:
+            return
+        if not self._answers(timeout_s, stoppable=True):
+            raise EngineError(f"engine {self.number} did not come up within {timeout_s:.0f} s{self._log()}")
+        self.receive()
+        self.up = True
+
+    def send(self, verb: str, **arguments: Any) -> None:
+        """Begin a verb; `receive` ends it, and says what went wrong here too."""
+        self._verb, self._sent = verb, False
+        _wait_at_most(self.pipe, self.answer_timeout_s)
+        with contextlib.suppress(OSError):
+            self.pipe.send((verb, arguments))
+            self._sent = True
+
+    def receive(self, *, stoppable: bool = False) -> Any:
         """What the verb begun last returned.
 
         Raises:
-            EngineError: it failed, the engine died, or nothing came within the time.
+            EngineLost: it died, or did not answer in time.
+            EngineError: it answered that it failed.
+            Stop: the run is to stop, and the wait is `stoppable`.
         """
-        timeout_s = self.answer_timeout_s if timeout_s is None else timeout_s
         try:
-            if not self.pipe.poll(timeout_s):
-                raise EngineError(
-                    f"engine {self.number} did not answer within {timeout_s:.0f} s; its log: {self.log}"
-                )
+            if not self._answers(self.answer_timeout_s if self._sent else 0.0, stoppable):
+                raise TimeoutError
             outcome, result = self.pipe.recv()
-        except (EOFError, ConnectionResetError) as error:
-            raise self._gone() from error
+        except (EOFError, ConnectionError) as error:
+            self.process.join(timeout=5)
+            raise self._lost(f"died (exit code {self.process.exitcode})") from error
+        except (TimeoutError, BlockingIOError) as error:
+            raise self._lost(f"did not answer within {self.answer_timeout_s:.0f} s") from error
         if outcome == "error":
-            raise EngineError(f"engine {self.number} failed; its log: {self.log}\n{result}")
+            raise EngineError(f"engine {self.number} failed{self._log()}\n{result}")
         return result
 
     def call(self, verb: str, **arguments: Any) -> Any:
@@ -82,18 +127,39 @@ class Engine:
         self.send(verb, **arguments)
         return self.receive()
 
-    def _gone(self) -> EngineError:
-        self.process.join(timeout=5)
-        return EngineError(
-            f"engine {self.number} died (exit code {self.process.exitcode}); its log: {self.log}"
-        )
+    def _answers(self, timeout_s: float, stoppable: bool) -> bool:
+        """Wait for an answer; whether there is one, if only that the pipe's other end is closed."""
+        deadline = time.monotonic() + timeout_s
+        while not self.pipe.poll(max(0.0, min(LOOK_S, deadline - time.monotonic()))):
+            reason = stopping.asked() if stoppable else None
+            if reason is not None:
+                raise stopping.Stop(reason)
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
-    def close(self) -> None:
-        """End the process."""
+    def _lost(self, how: str) -> EngineLost:
+        return EngineLost({self.number: f"engine {self.number} {how} in {self._verb}{self._log()}"})
+
+    def _log(self) -> str:
+        return f" (its log: {self.log})"
+
+    def kill(self) -> None:
+        """End the process at once, stopped or not; its workers end with it."""
         self.pipe.close()
-        self.process.join(timeout=2)
         self.process.kill()
         self.process.join()
+
+
+def _wait_at_most(pipe: Connection, timeout_s: float) -> None:
+    """Give up on a message that stays halfway: `poll` sees only whether one begins.
+
+    One who has stopped takes up no more than the socket's buffer holds, and ends no answer that it began.
+    """
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        limit = struct.pack("ll", int(timeout_s), int(timeout_s % 1 * 1e6))
+        for way in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
+            end.setsockopt(socket.SOL_SOCKET, way, limit)
 
 
 class Engines:
@@ -115,22 +181,29 @@ class Engines:
             answer_timeout_s: how long it may take over any one verb after that.
         """
         self.replicas = replicas
-        self.start_timeout_s = start_timeout_s
+        self.settings = settings
+        self.start_timeout_s, self.answer_timeout_s = start_timeout_s, answer_timeout_s
         rank, ranks = dist.get_rank(), dist.get_world_size()
-        self.own = [
-            Engine(number, _for_replica(settings, number), answer_timeout_s)
-            for number in range(replicas)
-            if number % ranks == rank
-        ]
+        self.own = [self._start(number) for number in range(replicas) if number % ranks == rank]
+
+    def _start(self, number: int) -> Engine:
+        return Engine(number, _for_replica(self.settings, number), self.answer_timeout_s)
 
     def wait(self) -> None:
         """Wait until every engine is up.
 
         Raises:
             EngineError: on every rank, where any engine did not come up.
+            Stop: on every rank, where the run is to stop meanwhile.
         """
-        deadline = time.monotonic() + self.start_timeout_s
-        self._together(lambda engine: engine.receive(max(0.0, deadline - time.monotonic())))
+        self._together(lambda engine: engine.wait(self.start_timeout_s))
+
+    def start_anew(self, lost: Collection[int]) -> None:
+        """Begin new processes in place of these engines'; `wait` waits for them, they hold no weights."""
+        for place, engine in enumerate(self.own):
+            if engine.number in lost:
+                engine.kill()
+                self.own[place] = self._start(engine.number)
 
     def submit(
         self,
@@ -143,21 +216,24 @@ class Engines:
     ) -> Ticket:
         """Begin to sample one answer a request, each until its `stop_token` or the limit."""
         for engine in self.own:
-            # An engine that is gone is for `collect` to report: it raises on every rank.
-            with contextlib.suppress(EngineError):
-                engine.send(
-                    "generate",
-                    requests=list(self.share(requests, engine.number)),
-                    temperature=temperature,
-                    top_p=top_p,
-                    max_answer_tokens=max_answer_tokens,
-                    stop_token=stop_token,
-                )
+            engine.send(
+                "generate",
+                requests=list(self.share(requests, engine.number)),
+                temperature=temperature,
+                top_p=top_p,
+                max_answer_tokens=max_answer_tokens,
+                stop_token=stop_token,
+            )
         return Ticket(len(requests))
 
     def collect(self, ticket: Ticket) -> list[Completion]:
-        """The answers of a ticket, in the order of its requests, on every rank."""
-        parts = self._together(lambda engine: engine.receive())
+        """The answers of a ticket, in the order of its requests, on every rank.
+
+        Raises:
+            Stop: on every rank, where the run is to stop meanwhile. The engines are at work then, and good
+                for nothing but to be closed.
+        """
+        parts = self._together(lambda engine: engine.receive(stoppable=True))
         completions: list[Any] = [None] * ticket.requests
         for number, part in parts.items():
             completions[number :: self.replicas] = part
@@ -173,9 +249,11 @@ class Engines:
         """Of what is dealt out, the engine's: every `replicas`-th from its number on."""
         return texts[engine :: self.replicas]
 
-    def connect(self, init_info: dict[str, Any]) -> dict[int, list[dict[str, Any]]]:
-        """vLLM's `init_weight_transfer_engine` on every engine; by engine, its workers' layouts."""
-        return self._together(lambda engine: engine.call("init_weight_transfer_engine", init_info=init_info))
+    def connect(self, init_info: dict[str, Any], of: Collection[int]) -> dict[int, list[dict[str, Any]]]:
+        """vLLM's `init_weight_transfer_engine` on these engines; by engine, its workers' layouts."""
+        return self._together(
+            lambda engine: engine.call("init_weight_transfer_engine", init_info=init_info), of
+        )
 
     def expect_weights(self, slots: dict[int, list[Any]]) -> None:
         """Tell every worker what each update will write into it."""
@@ -188,34 +266,59 @@ class Engines:
     def begin_finish(self, update_info: dict[str, Any]) -> None:
         """Begin vLLM's update and finish of a weight update; `end_finish` ends it."""
         for engine in self.own:
-            # As with `submit`: an engine that is gone is for `end_finish` to report.
-            with contextlib.suppress(EngineError):
-                engine.send("finish_weight_update", update_info=update_info)
+            engine.send("finish_weight_update", update_info=update_info)
 
     def end_finish(self) -> dict[int, list[dict[str, Any]]]:
         """By engine, its workers' receipts."""
         return self._together(lambda engine: engine.receive())
 
-    def _together(self, verb: Callable[[Engine], Any]) -> dict[int, Any]:
-        """The verb on every engine; results by engine number, on every rank.
+    def _together(self, verb: Callable[[Engine], Any], of: Collection[int] | None = None) -> dict[int, Any]:
+        """The verb on every engine, or on these; results by engine number, on every rank.
 
-        A failure on one rank is raised on all, so that none waits for an answer that will not come.
+        What one rank is to raise is raised on all, so that none waits for an answer that will not come.
         """
-        try:
-            mine: Any = {engine.number: verb(engine) for engine in self.own}
-        except EngineError as error:
-            mine = error
+        mine = {
+            engine.number: _outcome(verb, engine) for engine in self.own if of is None or engine.number in of
+        }
         everyone: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(everyone, mine)
-        for theirs in everyone:
-            if isinstance(theirs, EngineError):
-                raise theirs
-        return {number: result for theirs in everyone for number, result in theirs.items()}
+        outcomes = {number: outcome for theirs in everyone for number, outcome in theirs.items()}
+        _raise_gravest(outcomes.values())
+        return outcomes
 
     def close(self) -> None:
-        """End the engines of this rank."""
+        """End the engines of this rank; those that do not by themselves, stopped ones too, are killed."""
         for engine in self.own:
-            engine.close()
+            engine.pipe.close()
+        deadline = time.monotonic() + END_S
+        for engine in self.own:
+            engine.process.join(timeout=max(0.0, deadline - time.monotonic()))
+            engine.kill()
+
+
+def _outcome(verb: Callable[[Engine], Any], engine: Engine) -> Any:
+    """What the verb returns or raises; after a failure the other engines are still to be heard."""
+    try:
+        return verb(engine)
+    except (EngineError, stopping.Stop) as error:
+        return error
+
+
+def _raise_gravest(outcomes: Iterable[Any]) -> None:
+    """Being told to stop goes before a failure, and that before lost engines, which are named together."""
+    lost: dict[int, str] = {}
+    failed: EngineError | None = None
+    for outcome in outcomes:
+        if isinstance(outcome, stopping.Stop):
+            raise outcome
+        if isinstance(outcome, EngineLost):
+            lost |= outcome.cases
+        elif isinstance(outcome, EngineError):
+            failed = failed or outcome
+    if failed is not None:
+        raise failed
+    if lost:
+        raise EngineLost(lost)
 
 
 def _for_replica(settings: EngineSettings, number: int) -> EngineSettings:

@@ -2,7 +2,7 @@
 
 vLLM runs inside it without processes of its own (tensor parallelism aside), which starts in half the
 time and generates faster than vLLM's own engine process. It dies with the trainer that started it, by
-whatever death.
+whatever death, and with any of its workers.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,7 @@ def main(pipe: Connection, settings: EngineSettings) -> None:
     multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]
     try:
         engine = _Engine(settings)
+        threading.Thread(target=_die_with_workers, daemon=True).start()
         pipe.send(("ok", None))
     except BaseException:
         pipe.send(("error", traceback.format_exc()))
@@ -96,6 +98,15 @@ def _die_with_parent() -> None:
         os._exit(1)  # it died before the kernel was told
     # Ctrl-C reaches the whole foreground group; the trainer decides when an engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _die_with_workers() -> None:
+    """Without one of its workers an engine answers with an error at best; dead, it is started anew."""
+    workers = multiprocessing.active_children()
+    if workers:
+        wait([worker.sentinel for worker in workers])
+        print("a worker of this engine ended, and so does the engine", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def _redirect_output(log: str) -> None:

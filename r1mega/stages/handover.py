@@ -1,30 +1,38 @@
-"""The hand-over of a policy's weights to the engines, with its proof."""
+"""The hand-over of a policy's weights to the engines, with its proof; and again to one that was lost.
+
+An engine that died or hangs is ended with its workers and started anew, gets the policy's weights as all
+engines do, proven, and what was asked is asked again, of all engines: requests carry their own seeds and a
+hand-over empties every cache, so the answers are the same, bit by bit. Only an engine's *answer* that it
+failed stops the run at once: asked again, it would fail again.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from r1mega.config import Config
 from r1mega.model.rows import Sample
 from r1mega.policy import Policy
-from r1mega.rollout.engines import Engines
+from r1mega.rollout.engines import EngineError, EngineLost, Engines
 from r1mega.stages.parts import Text
 from r1mega.weights.pieces import Place
 from r1mega.weights.proof import HandoverError, check_receipt, largest_difference
 from r1mega.weights.shared_memory import SharedMemorySender, Workers, plan_transfer, served_to_engine
 
+T = TypeVar("T")
+
 
 class Handover:
-    """One policy, its engines, and the way between them; `run` is called on every rank."""
+    """One policy, its engines, and the way between them; `run` and `ask` are called on every rank."""
 
     def __init__(
         self, config: Config, policy: Policy, engines: Engines, probe: Sequence[Sequence[int]]
     ) -> None:
-        """Connect the engines.
+        """Wait for the engines and connect them.
 
         Args:
             probe: texts, as tokens, that both sides score after every hand-over: the trainer all of them,
@@ -35,12 +43,86 @@ class Handover:
         self.probe = probe
         self.count = 0
         self.worst = 0.0
+        self.restarts, self.restarts_allowed = 0, config.rollout.engine_restarts
+        self._restarted: list[str] = []
+        """To be said once the weights are proven."""
+        self._layouts: dict[int, list[dict[str, Any]]] = {}
+        """Of the workers of each engine that is connected."""
+        self._handed: dict[str, float] = {}
+        """Figures of the hand-over that all engines hold; empty where one is due."""
         if len(probe) < engines.replicas:
             raise HandoverError(
                 f"the probe has {len(probe)} texts; each of {engines.replicas} engines scores one"
             )
-        served = served_to_engine(policy.source.holders)
-        self.workers = Workers(engines.connect({"tensors": _tensors(served)}))
+        self._surviving("the start", lambda: None)
+
+    def run(self) -> dict[str, float]:
+        """Hand the weights over and prove it.
+
+        Returns:
+            `handover/*` figures, the seconds it took, and how many engines were started anew so far.
+
+        Raises:
+            HandoverError: on every rank, naming what differs.
+            EngineError: as `ask`.
+        """
+        self._handed = {}
+        return self.ask("the hand-over", lambda: self._handed) | {
+            "reliability/engine_restarts": float(self.restarts)
+        }
+
+    def ask(self, what: str, verb: Callable[[], T]) -> T:
+        """What `verb` returns, which asks something of the engines; they hold the policy's weights, proven.
+
+        Args:
+            what: is asked, for the line that says that it is asked again.
+
+        Raises:
+            EngineError: on every rank; an engine answered that it failed, or one was lost when as many as
+                `rollout.engine_restarts` had been started anew.
+        """
+
+        def when_handed() -> T:
+            if not self._handed:
+                self._handed = self._hand_over()
+            return verb()
+
+        return self._surviving(what, when_handed)
+
+    def _surviving(self, what: str, verb: Callable[[], T]) -> T:
+        """The verb with all engines connected; where one is lost on the way, again with a new one."""
+        while True:
+            try:
+                self._connect()
+                return verb()
+            except EngineLost as lost:
+                self._start_anew(lost, what)
+
+    def _start_anew(self, lost: EngineLost, what: str) -> None:
+        if self.restarts + len(lost.cases) > self.restarts_allowed:
+            raise EngineError(
+                f"{lost}; it is not started anew, as {self.restarts} engines were in this run"
+                f" (rollout.engine_restarts = {self.restarts_allowed})"
+            ) from lost
+        self.restarts += len(lost.cases)
+        self._restarted.append(
+            f"{lost}; started anew, weights of version {self.policy.version} proven;"
+            f" {what} is redone (restart {self.restarts} of {self.restarts_allowed})"
+        )
+        self.engines.start_anew(lost.cases)
+        self._handed = {}
+        for number in lost.cases:
+            self._layouts.pop(number, None)
+
+    def _connect(self) -> None:
+        """Have every engine up, and the way planned to those that are new."""
+        new = [number for number in range(self.engines.replicas) if number not in self._layouts]
+        if not new:
+            return
+        self.engines.wait()
+        served = served_to_engine(self.policy.source.holders)
+        layouts = self._layouts | self.engines.connect({"tensors": _tensors(served)}, new)
+        self.workers = Workers(layouts)
         try:
             self.plan = plan_transfer(served, self.workers, dist.get_world_size())
         except ValueError as error:
@@ -49,24 +131,30 @@ class Handover:
             [self.workers.slot(copy) for copy in self.plan.sent_to(worker)]
             for worker in range(self.plan.receivers)
         ]
-        engines.expect_weights(self.workers.by_engine(slots))
-        self.sender = SharedMemorySender(policy.pieces, self.plan, self.workers, dist.get_rank())
+        unmapped = self._map_memory()
+        # An engine that died has no memory to map either, and is found here, on every rank.
+        self.engines.expect_weights(self.workers.by_engine(slots))
+        if unmapped is not None:
+            raise HandoverError(f"an engine's memory cannot be mapped: {unmapped}") from unmapped
+        self._layouts = layouts
 
-    def run(self) -> dict[str, float]:
-        """Hand the weights over and prove it.
+    def _map_memory(self) -> OSError | None:
+        """Map the memory that this rank writes to; returns why it cannot be."""
+        try:
+            self.sender = SharedMemorySender(self.policy.pieces, self.plan, self.workers, dist.get_rank())
+        except OSError as error:
+            return error
+        return None
 
-        Returns:
-            `handover/*` figures and the seconds it took.
-
-        Raises:
-            HandoverError: on every rank, naming what differs.
-        """
+    def _hand_over(self) -> dict[str, float]:
         began = time.monotonic()
         receipts, sent = self._send()
         sent_at = time.monotonic()
         difference = self._prove(receipts, sent)
         self.count += 1
         self.worst = max(self.worst, difference)
+        while self._restarted:
+            _say(self._restarted.pop(0))
         return {
             "handover/max_abs_dlogp": difference,
             "handover/bytes": float(sum(self.plan.sent_bytes())),
@@ -75,8 +163,13 @@ class Handover:
         }
 
     def summary(self) -> dict[str, float]:
-        """How many hand-overs were proven, and the worst difference among them."""
-        return {"count": self.count, "max_abs_dlogp": self.worst, "limit": self.tolerance}
+        """How many hand-overs were proven, the worst difference among them, engines started anew."""
+        return {
+            "count": self.count,
+            "max_abs_dlogp": self.worst,
+            "limit": self.tolerance,
+            "engine_restarts": self.restarts,
+        }
 
     def _send(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
         """The workers' receipts by engine, and the checksum of each copy by its number."""
@@ -125,6 +218,12 @@ class Handover:
             engine: largest_difference(self.engines.share(ours, engine), theirs)
             for engine, theirs in self.engines.score(self.probe).items()
         }
+
+
+def _say(line: str) -> None:
+    """One line on the terminal."""
+    if dist.get_rank() == 0:
+        print(line, flush=True)
 
 
 def _tensors(places: Iterable[Place]) -> list[list[Any]]:

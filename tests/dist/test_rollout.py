@@ -225,7 +225,7 @@ def test_an_engine_that_dies_is_named_on_the_rank_that_does_not_own_it_too(found
 
 def test_an_engine_that_is_late_is_named_and_ended(found: Any) -> None:
     said, seconds = found["late"]
-    assert "engine 0 did not answer within 0 s" in said
+    assert "engine 0 did not come up within 0 s" in said
     assert "engine.0.log" in said
     assert seconds < 30
 
