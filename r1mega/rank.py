@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import warnings
-from types import FrameType
 
+from r1mega import stopping, watch
 from r1mega.config import Backend, BadRun, Config
 from r1mega.parallel.plan import Plan
 
@@ -19,9 +19,28 @@ def run_rank(config: Config, plan: Plan) -> int:
     prepare_process(config)
     import torch
 
+    torch.set_num_threads(config.cluster.threads_per_rank)
+    watch.start(config.launch.silent_s)
+    try:
+        return _take_part(config, plan)
+    except stopping.Stop as stop:
+        _say(f"Saved and stopped ({stop}); the same command goes on.")
+        return stopping.SAVED
+    except Exception as error:
+        if not watch.is_lost_peer(error):
+            raise
+        # The launcher tells the cause; this rank tells where it was.
+        print(f"error: {watch.last_words(error)}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        watch.stop()
+
+
+def _take_part(config: Config, plan: Plan) -> int:
+    import torch.distributed as dist
+
     from r1mega.parallel.groups import close_groups, open_groups
 
-    torch.set_num_threads(config.cluster.threads_per_rank)
     open_groups(
         plan, gpu=config.cluster.backend is Backend.cuda, seed=config.seed, timeout_s=config.cluster.timeout_s
     )
@@ -35,15 +54,22 @@ def run_rank(config: Config, plan: Plan) -> int:
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
     except (BadRun, FolderError, EngineError, HandoverError, GraderError, DivergedError) as error:
         # Raised on every rank or on the first; one says so.
-        if os.environ["RANK"] == "0":
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        _say(f"error: {error}")
         return 2 if isinstance(error, BadRun | FolderError) else 1
+    watch.phase("the end")
+    dist.barrier()  # the store ends with rank 0: all stop watching before it does
+    watch.stop()
     close_groups()
     return 0
 
 
+def _say(line: str) -> None:
+    if os.environ["RANK"] == "0":
+        print(line, file=sys.stderr, flush=True)
+
+
 def prepare_process(config: Config) -> None:
-    """Quiet what no user can act on, and end when told to or when the launcher does; before torch."""
+    """Quiet what no user can act on, stop when told to and end when the launcher does; before torch."""
     # What Megatron and torch warn of (optional parts that are absent, names to come) is nothing a user
     # of the run can act on; the run's folder records the versions.
     for module in ("megatron", "torch"):
@@ -51,7 +77,9 @@ def prepare_process(config: Config) -> None:
     # An engine that is ended while it starts leaves a lock to multiprocessing's tracker, which says so.
     os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
     os.environ.setdefault("OMP_NUM_THREADS", str(config.cluster.threads_per_rank))
-    signal.signal(signal.SIGTERM, _leave)
+    # A store that is gone would come with a trace through C++; what is wrong is said once, in words.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    stopping.listen(config.launch.max_time_s)
     if "R1MEGA_LAUNCHED" in os.environ:
         # Ctrl-C reaches the whole group; the launcher says who ends, and ranks do not outlive it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -59,7 +87,3 @@ def prepare_process(config: Config) -> None:
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.environ["R1MEGA_LAUNCHED"] != str(os.getppid()):
             raise SystemExit(1)  # the launcher died before the kernel was told
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

@@ -20,6 +20,7 @@ from r1mega.pipeline import record, show, slurm
 from r1mega.pipeline.graph import Compose, Node, build, dependents
 from r1mega.pipeline.overrides import shared
 from r1mega.pipeline.standing import Standing, standing, standings
+from r1mega.stopping import SAVED
 from r1mega.track.summary import read_summary
 from r1mega.track.whole_report import format_whole_result, write_whole_report
 
@@ -106,7 +107,8 @@ def _unfinished(node: Node) -> int:
 def _stopped(config: Config, node: Node, code: int) -> int:
     again = "pipeline.from" if config.pipeline.start is not None else "fresh=true" if config.fresh else ""
     command = f"the same command without {again}" if again else "the same command"
-    print(
-        f"{config.name} stopped in {node.name}, exit code {code}; {command} goes on there.", file=sys.stderr
+    how = (
+        f"saved and stopped in {node.name}" if code == SAVED else f"stopped in {node.name}, exit code {code}"
     )
+    print(f"{config.name} {how}; {command} goes on there.", file=sys.stderr)
     return code

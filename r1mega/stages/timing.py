@@ -6,9 +6,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from r1mega import watch
+
 
 class Timing:
-    """Seconds by phase, since this was made."""
+    """Seconds by phase, since this was made; the watch over silent ranks is told the phase."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -18,8 +20,10 @@ class Timing:
     def __call__(self, phase: str) -> Iterator[None]:
         """Count what runs within it to a phase."""
         began = time.monotonic()
+        watch.phase(phase)
         try:
             yield
+            watch.phase(f"the work after {phase}")  # not where it failed: that is where this rank was
         finally:
             self.seconds[phase] = self.seconds.get(phase, 0.0) + time.monotonic() - began
 
