@@ -20,7 +20,9 @@ from support.command import environment
 LAUNCHER = """
 import sys
 from r1mega import launch
-launch.GRACE_S = 0.5
+launch.LAST_WORDS_S = 0.5
+if sys.argv[2] == "bare":
+    launch.GRACE_S = 0.5
 sys.exit(launch.start_ranks(sys.argv[2:], int(sys.argv[1]), program=["-m", "support.watched"]))
 """
 AT = r"since \d\d:\d\d:\d\d"
