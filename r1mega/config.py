@@ -61,6 +61,15 @@ class Backend(StrEnum):
     cuda = "cuda"
 
 
+class Placement(StrEnum):
+    """Where engines live when a run computes on GPUs; by it goes how weights reach them."""
+
+    shared = "shared"
+    """On the trainer's own GPUs; weights go by vLLM's `ipc`."""
+    apart = "apart"
+    """On other GPUs of the trainer's machines; weights go by vLLM's `nccl`."""
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """The model: an HF folder to start from, or the HF fields of one that is trained from scratch."""
@@ -223,6 +232,10 @@ class RolloutConfig:
     """Engines, each with the whole model; prompts are dealt out among them."""
     tensor_parallel: int = 1
     """Workers that one engine's weights are split over; r1mega.parallel.plan says what it must divide."""
+    placement: Placement = Placement.shared
+    """On GPUs: whether engines live on the trainer's, or on others of its machines."""
+    fp8_weights: bool = False
+    """Engines get DeepSeek's block-quantised FP8 weights, quantised by the trainer; on GPUs only."""
     temperature: float = 1.0
     top_p: float = 1.0
     max_answer_tokens: int = 64
@@ -319,6 +332,8 @@ class HandoverConfig:
     """The largest difference between the two sides' log-prob of a probe token that is let pass."""
     probe_samples: int = 16
     """Texts scored on both sides after every hand-over."""
+    buffer_bytes: int = 1024**3
+    """On GPUs: what is sent at a time, and what every rank needs in memory besides, or its largest tensor."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -17,11 +17,16 @@ def open_groups(plan: Plan, *, gpu: bool, seed: int, timeout_s: float) -> None:
     Args:
         seed: of weight initialisation; Megatron derives a different one for each model-parallel rank.
         timeout_s: a collective that takes longer raises.
+
+    Raises:
+        RuntimeError: GPUs were asked for where there is none.
     """
     if not gpu:
         from r1mega.parallel import cpu
 
         cpu.enable()
+    elif not torch.cuda.is_available():
+        raise RuntimeError("cluster.backend: was cuda; this rank sees no CUDA GPU, so it must be cpu")
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     from megatron.core import parallel_state

@@ -172,7 +172,7 @@ class Topology:
     rollout: RolloutPlan
 
     def owner(self, engine: int) -> int:
-        """The rank that starts the engine and alone talks to it."""
+        """The rank that starts the engine and alone talks to it; on GPUs, rollout/placement says."""
         return engine % self.training.world_size
 
     def engines_of(self, rank: int) -> range:

@@ -28,6 +28,7 @@ import torch.distributed as dist
 
 from r1mega import stopping
 from r1mega.rollout.host import Completion, EngineSettings, Request, main
+from r1mega.rollout.placement import Seat
 
 T = TypeVar("T")
 
@@ -168,7 +169,7 @@ class Engines:
     def __init__(
         self,
         settings: EngineSettings,
-        replicas: int,
+        seats: Sequence[Seat],
         *,
         start_timeout_s: float = 180.0,
         answer_timeout_s: float = 1800.0,
@@ -177,17 +178,19 @@ class Engines:
 
         Args:
             settings: of each; cores and log are shared out, each engine gets its own.
+            seats: one an engine.
             start_timeout_s: how long an engine may take to come up.
             answer_timeout_s: how long it may take over any one verb after that.
         """
-        self.replicas = replicas
+        self.seats = seats
+        self.replicas = len(seats)
         self.settings = settings
         self.start_timeout_s, self.answer_timeout_s = start_timeout_s, answer_timeout_s
-        rank, ranks = dist.get_rank(), dist.get_world_size()
-        self.own = [self._start(number) for number in range(replicas) if number % ranks == rank]
+        self.own = [self._start(number) for number, seat in enumerate(seats) if seat.owner == dist.get_rank()]
 
     def _start(self, number: int) -> Engine:
-        return Engine(number, _for_replica(self.settings, number), self.answer_timeout_s)
+        settings = _for_replica(self.settings, number, self.seats[number])
+        return Engine(number, settings, self.answer_timeout_s)
 
     def wait(self) -> None:
         """Wait until every engine is up.
@@ -196,7 +199,7 @@ class Engines:
             EngineError: on every rank, where any engine did not come up.
             Stop: on every rank, where the run is to stop meanwhile.
         """
-        self._together(lambda engine: engine.wait(self.start_timeout_s))
+        self.together(lambda engine: engine.wait(self.start_timeout_s))
 
     def start_anew(self, lost: Collection[int]) -> None:
         """Begin new processes in place of these engines'; `wait` waits for them, they hold no weights."""
@@ -233,7 +236,7 @@ class Engines:
             Stop: on every rank, where the run is to stop meanwhile. The engines are at work then, and good
                 for nothing but to be closed.
         """
-        parts = self._together(lambda engine: engine.receive(stoppable=True))
+        parts = self.together(lambda engine: engine.receive(stoppable=True))
         completions: list[Any] = [None] * ticket.requests
         for number, part in parts.items():
             completions[number :: self.replicas] = part
@@ -241,7 +244,7 @@ class Engines:
 
     def score(self, texts: Sequence[Sequence[int]]) -> dict[int, list[np.ndarray]]:
         """By engine, the log-probs of its share of the texts: of their tokens but the first."""
-        return self._together(
+        return self.together(
             lambda one: one.call("score", texts=[list(text) for text in self.share(texts, one.number)])
         )
 
@@ -251,17 +254,20 @@ class Engines:
 
     def connect(self, init_info: dict[str, Any], of: Collection[int]) -> dict[int, list[dict[str, Any]]]:
         """vLLM's `init_weight_transfer_engine` on these engines; by engine, its workers' layouts."""
-        return self._together(
-            lambda engine: engine.call("init_weight_transfer_engine", init_info=init_info), of
-        )
+
+        def init(engine: Engine) -> Any:
+            engine.call("init_weight_transfer_engine", init_info=init_info)
+            return engine.call("weight_layout")
+
+        return self.together(init, of)
 
     def expect_weights(self, slots: dict[int, list[Any]]) -> None:
         """Tell every worker what each update will write into it."""
-        self._together(lambda engine: engine.call("expect_weights", of_workers=slots[engine.number]))
+        self.together(lambda engine: engine.call("expect_weights", of_workers=slots[engine.number]))
 
     def start_weight_update(self) -> None:
         """vLLM's `start_weight_update`, on every engine."""
-        self._together(lambda engine: engine.call("start_weight_update"))
+        self.together(lambda engine: engine.call("start_weight_update"))
 
     def begin_finish(self, update_info: dict[str, Any]) -> None:
         """Begin vLLM's update and finish of a weight update; `end_finish` ends it."""
@@ -270,10 +276,10 @@ class Engines:
 
     def end_finish(self) -> dict[int, list[dict[str, Any]]]:
         """By engine, its workers' receipts."""
-        return self._together(lambda engine: engine.receive())
+        return self.together(lambda engine: engine.receive())
 
-    def _together(self, verb: Callable[[Engine], Any], of: Collection[int] | None = None) -> dict[int, Any]:
-        """The verb on every engine, or on these; results by engine number, on every rank.
+    def together(self, verb: Callable[[Engine], Any], of: Collection[int] | None = None) -> dict[int, Any]:
+        """What the owners do with every engine, or with these; results by engine number, on every rank.
 
         What one rank is to raise is raised on all, so that none waits for an answer that will not come.
         """
@@ -321,8 +327,9 @@ def _raise_gravest(outcomes: Iterable[Any]) -> None:
         raise EngineLost(lost)
 
 
-def _for_replica(settings: EngineSettings, number: int) -> EngineSettings:
+def _for_replica(settings: EngineSettings, number: int, seat: Seat) -> EngineSettings:
     threads = len(settings.cores)  # of all its workers
     available = sorted(os.sched_getaffinity(0))
     cores = tuple(available[(number * threads + i) % len(available)] for i in range(threads))
-    return replace(settings, cores=cores, log=str(Path(settings.log).with_suffix(f".{number}.log")))
+    log = str(Path(settings.log).with_suffix(f".{number}.log"))
+    return replace(settings, cores=cores, gpus=seat.gpus, log=log)

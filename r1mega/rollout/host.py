@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from r1mega.rollout.plugin import BACKEND, IN_ENGINE
+from r1mega.rollout.plugin import IN_ENGINE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +36,14 @@ class EngineSettings:
     concurrent_sequences: int
     kv_cache_bytes: int
     tensor_parallel: int
+    backend: str
+    """The weight-transfer engine that takes its weights: vLLM's name of it, or `plugin.BACKEND`."""
+    fp8_weights: bool
+    """Its weights come as DeepSeek's FP8 codes and scales."""
     cores: tuple[int, ...]
     """CPU cores that its workers' threads are bound to, each worker's after the other's."""
+    gpus: tuple[str, ...]
+    """One a worker, as CUDA_VISIBLE_DEVICES calls them; none on a CPU."""
     log: str
     """File that takes what vLLM prints."""
 
@@ -117,23 +123,49 @@ def _redirect_output(log: str) -> None:
 
 
 def _set_environment(settings: EngineSettings) -> None:
-    threads = len(settings.cores) // settings.tensor_parallel
-    workers = [settings.cores[i : i + threads] for i in range(0, len(settings.cores), threads)]
     os.environ |= {
         IN_ENGINE: "1",
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_PLUGINS": "r1mega",
+        "HF_HUB_OFFLINE": "1",
+    }
+    os.environ |= {"CUDA_VISIBLE_DEVICES": ",".join(settings.gpus)} if settings.gpus else _on_cpu(settings)
+    # torchrun's or our launcher's variables describe the trainer's ranks, not this engine's.
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+
+
+def _on_cpu(settings: EngineSettings) -> dict[str, str]:
+    threads = len(settings.cores) // settings.tensor_parallel
+    workers = [settings.cores[i : i + threads] for i in range(0, len(settings.cores), threads)]
+    return {
         "VLLM_CPU_OMP_THREADS_BIND": "|".join(",".join(map(str, cores)) for cores in workers),
         "OMP_NUM_THREADS": str(threads),
         # The CPU's latent-attention kernel is compiled for one size only; the numbers are the same without.
         "VLLM_MLA_DISABLE": "1",
         "VLLM_CPU_KVCACHE_SPACE": str(-(-settings.kv_cache_bytes // 1024**3)),
-        "VLLM_NO_USAGE_STATS": "1",
-        "VLLM_PLUGINS": "r1mega",
-        "HF_HUB_OFFLINE": "1",
     }
-    # torchrun's or our launcher's variables describe the trainer's ranks, not this engine's.
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
+
+
+_GPU_OPTIONS: dict[str, Any] = {
+    # vLLM does not start where less than this share is free, which the trainer may well use; how much it
+    # takes is said by the cache's size. Not measured on GPU.
+    "gpu_memory_utilization": 0.05,
+}
+
+
+def _cpu_options(settings: EngineSettings) -> dict[str, Any]:
+    return {
+        # A group's samples share the whole blocks of their prompt; small blocks let short prompts share.
+        "block_size": 32,
+        # vLLM rewinds a seeded request's generator after a partial prefill; CPU generators cannot.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(settings.max_context_tokens, 8192),
+        "enforce_eager": True,
+        # The CPU's rotary kernel is wrong for DeepSeek's layout from the second token on.
+        "compilation_config": {"custom_ops": ["all", "-rotary_embedding"]},
+    }
 
 
 class _Engine:
@@ -155,25 +187,20 @@ class _Engine:
             max_model_len=settings.max_context_tokens,
             max_num_seqs=settings.concurrent_sequences,
             kv_cache_memory_bytes=settings.kv_cache_bytes,
-            # A group's samples share the whole blocks of their prompt; small blocks let short prompts share.
             enable_prefix_caching=True,
-            block_size=32,
-            # vLLM rewinds a seeded request's generator after a partial prefill; CPU generators cannot.
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(settings.max_context_tokens, 8192),
-            enforce_eager=True,
             generation_config="vllm",
             logprobs_mode="processed_logprobs",
             disable_log_stats=True,
-            # The CPU's rotary kernel is wrong for DeepSeek's layout from the second token on.
-            compilation_config={"custom_ops": ["all", "-rotary_embedding"]},
-            weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+            weight_transfer_config=WeightTransferConfig(backend=settings.backend),
             worker_extension_cls="r1mega.rollout.plugin.WorkerExtension",
+            **(_GPU_OPTIONS if settings.gpus else _cpu_options(settings)),
         )
 
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> list[dict[str, Any]]:
-        """Returns each worker's layout."""
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self.llm.collective_rpc("init_weight_transfer_engine", kwargs={"init_info": init_info})
+
+    def weight_layout(self) -> list[dict[str, Any]]:
+        """Each worker's; see `SharedMemoryEngine.layout`."""
         return self.llm.collective_rpc("weight_layout")
 
     def expect_weights(self, of_workers: list[list[Any]]) -> None:
@@ -182,17 +209,25 @@ class _Engine:
     def start_weight_update(self) -> None:
         self.llm.collective_rpc("start_weight_update")
 
-    def finish_weight_update(self, update_info: dict[str, Any]) -> list[dict[str, Any]]:
-        """vLLM's update and its finish; what the prefix cache holds is of older weights, so it goes.
-
-        Returns each worker's receipt.
-        """
+    def update_weights(self, update_info: dict[str, Any]) -> None:
         self.llm.collective_rpc("update_weights", kwargs={"update_info": update_info})
+
+    def end_weight_update(self, version: int) -> None:
+        """vLLM's finish; what the prefix cache holds is of older weights, so it goes."""
         self.llm.collective_rpc("finish_weight_update")
         if not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM kept a prefix cache that older weights computed")
-        self.version = update_info["version"]
+        self.version = version
+
+    def finish_weight_update(self, update_info: dict[str, Any]) -> list[dict[str, Any]]:
+        """Update and end in one message; returns each worker's receipt."""
+        self.update_weights(update_info)
+        self.end_weight_update(update_info["version"])
         return self.llm.collective_rpc("weight_receipt")
+
+    def held_version(self) -> int:
+        """The policy version of the weights; -1 before the first."""
+        return self.version
 
     def generate(
         self,

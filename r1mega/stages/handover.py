@@ -9,8 +9,8 @@ failed stops the run at once: asked again, it would fail again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch.distributed as dist
 
@@ -18,10 +18,9 @@ from r1mega.config import Config
 from r1mega.model.rows import Sample
 from r1mega.policy import Policy
 from r1mega.rollout.engines import EngineError, EngineLost, Engines
+from r1mega.rollout.transport import transport_to
 from r1mega.stages.parts import Text
-from r1mega.weights.pieces import Place
-from r1mega.weights.proof import HandoverError, check_receipt, largest_difference
-from r1mega.weights.shared_memory import SharedMemorySender, Workers, plan_transfer, served_to_engine
+from r1mega.weights.proof import HandoverError, largest_difference
 
 T = TypeVar("T")
 
@@ -46,8 +45,8 @@ class Handover:
         self.restarts, self.restarts_allowed = 0, config.rollout.engine_restarts
         self._restarted: list[str] = []
         """To be said once the weights are proven."""
-        self._layouts: dict[int, list[dict[str, Any]]] = {}
-        """Of the workers of each engine that is connected."""
+        self.way = transport_to(engines, policy.pieces, policy.source, config.handover.buffer_bytes)
+        self._connected: set[int] = set()
         self._handed: dict[str, float] = {}
         """Figures of the hand-over that all engines hold; empty where one is due."""
         if len(probe) < engines.replicas:
@@ -111,53 +110,28 @@ class Handover:
         )
         self.engines.start_anew(lost.cases)
         self._handed = {}
-        for number in lost.cases:
-            self._layouts.pop(number, None)
+        self._connected -= lost.cases.keys()
 
     def _connect(self) -> None:
-        """Have every engine up, and the way planned to those that are new."""
-        new = [number for number in range(self.engines.replicas) if number not in self._layouts]
-        if not new:
-            return
-        self.engines.wait()
-        served = served_to_engine(self.policy.source.holders)
-        layouts = self._layouts | self.engines.connect({"tensors": _tensors(served)}, new)
-        self.workers = Workers(layouts)
-        try:
-            self.plan = plan_transfer(served, self.workers, dist.get_world_size())
-        except ValueError as error:
-            raise HandoverError(f"the weights do not fit the engines:\n  {error}") from error
-        slots = [
-            [self.workers.slot(copy) for copy in self.plan.sent_to(worker)]
-            for worker in range(self.plan.receivers)
-        ]
-        unmapped = self._map_memory()
-        # An engine that died has no memory to map either, and is found here, on every rank.
-        self.engines.expect_weights(self.workers.by_engine(slots))
-        if unmapped is not None:
-            raise HandoverError(f"an engine's memory cannot be mapped: {unmapped}") from unmapped
-        self._layouts = layouts
-
-    def _map_memory(self) -> OSError | None:
-        """Map the memory that this rank writes to; returns why it cannot be."""
-        try:
-            self.sender = SharedMemorySender(self.policy.pieces, self.plan, self.workers, dist.get_rank())
-        except OSError as error:
-            return error
-        return None
+        """Have every engine up, and the way open to those that are new."""
+        new = set(range(self.engines.replicas)) - self._connected
+        if new:
+            self.engines.wait()
+            self.way.connect(new)
+            self._connected |= new
 
     def _hand_over(self) -> dict[str, float]:
         began = time.monotonic()
-        receipts, sent = self._send()
+        faults = self.way.send(self.policy.version)
         sent_at = time.monotonic()
-        difference = self._prove(receipts, sent)
+        difference = self._prove(faults)
         self.count += 1
         self.worst = max(self.worst, difference)
         while self._restarted:
             _say(self._restarted.pop(0))
         return {
             "handover/max_abs_dlogp": difference,
-            "handover/bytes": float(sum(self.plan.sent_bytes())),
+            "handover/bytes": float(self.way.bytes),
             "timing_s/handover": sent_at - began,
             "timing_s/proof": time.monotonic() - sent_at,
         }
@@ -171,34 +145,10 @@ class Handover:
             "engine_restarts": self.restarts,
         }
 
-    def _send(self) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
-        """The workers' receipts by engine, and the checksum of each copy by its number."""
-        self.engines.start_weight_update()
-        own = self.sender.write()
-        # No engine looks at its weights before every rank has written.
-        dist.barrier()
-        return self.read_back(own)
-
-    def read_back(self, own: dict[int, int]) -> tuple[dict[int, list[dict[str, Any]]], dict[int, int]]:
-        """What the workers read in their memory, by engine, and what every rank has written, by copy."""
-        self.engines.begin_finish({"version": self.policy.version})
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, own)
-        receipts = self.engines.end_finish()
-        return receipts, {number: value for part in parts for number, value in part.items()}
-
-    def _prove(self, receipts: dict[int, list[dict[str, Any]]], sent: dict[int, int]) -> float:
-        of_workers: list[list[tuple[str, int]]] = [[] for _ in range(self.plan.receivers)]
-        for number, copy in enumerate(self.plan.copies):
-            of_workers[copy.receiver].append((str(copy.box), sent[number]))
-        flat = [receipt for _, workers in sorted(receipts.items()) for receipt in workers]
-        faults = [
-            fault
-            for name, expected, receipt in zip(self.workers.names, of_workers, flat, strict=True)
-            for fault in check_receipt(self.policy.version, expected, receipt, name)
-        ]
+    def _prove(self, faults: list[str]) -> float:
+        """The largest difference of any log-prob, if that is right and nothing else is wrong."""
         differences = self.score_both_sides()
-        faults += [
+        faults = faults + [
             f"engine {engine} scores the probe otherwise than the trainer: max |dlogp| {difference:.2e},"
             f" above handover.max_abs_dlogp = {self.tolerance:.0e}"
             for engine, difference in differences.items()
@@ -224,14 +174,6 @@ def _say(line: str) -> None:
     """One line on the terminal."""
     if dist.get_rank() == 0:
         print(line, flush=True)
-
-
-def _tensors(places: Iterable[Place]) -> list[list[Any]]:
-    """Name, dtype and shape of each tensor that the places are of."""
-    return [
-        [name, dtype, list(shape)]
-        for name, dtype, shape in sorted({(p.name, p.dtype, p.shape) for p in places})
-    ]
 
 
 def probe_texts(config: Config, text: Text) -> list[list[int]]:

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from r1mega.parallel.groups import device
 from r1mega.weights.pieces import Piece, Place, cover
 
 
@@ -88,10 +89,9 @@ class MegatronSource:
         pieces = defaultdict(list)
         for piece in self.pieces:
             pieces[piece.place.name].append(piece)
-        device = self.pieces[0].tensor.device if self.pieces else torch.device("cpu")
         sizes = [prod(meta.shape) * meta.dtype.itemsize for meta in metas]
         # Eight-byte words suit every dtype's alignment.
-        words = torch.zeros(sum(-(-size // 8) for size in sizes), dtype=torch.int64, device=device)
+        words = torch.zeros(sum(-(-size // 8) for size in sizes), dtype=torch.int64, device=device())
         tensors, at = [], 0
         for meta, size in zip(metas, sizes, strict=True):
             span = words[at : at + -(-size // 8)].view(torch.uint8)[:size]

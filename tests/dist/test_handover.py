@@ -40,7 +40,7 @@ def hand_over(
         "differences": differences,
         "said": said,
         "summary": handover.summary(),
-        "workers": handover.workers.names,
+        "workers": handover.way.workers.names,
         "paper": on_paper(plan, config, policy, handover),
     }
 
@@ -55,7 +55,7 @@ def on_paper(plan: Any, config: Any, policy: Any, handover: Any) -> dict[str, tu
     table, shape = policy.family.weight_table(policy.hf), policy.family.shape(policy.hf)
     rollout = RolloutPlan(replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1)
     holders = served_to_engine(policy.source.holders)
-    workers = range(len(handover.workers.paths))
+    workers = range(len(handover.way.workers.paths))
     return {
         "held": (
             {box: sorted(ranks) for box, ranks in held_on_paper(table, plan, shape.layers).items()},
@@ -63,10 +63,10 @@ def on_paper(plan: Any, config: Any, policy: Any, handover: Any) -> dict[str, tu
         ),
         "needed": (
             [set(boxes) for boxes in needed_on_paper(table, rollout, shape.key_value_heads)],
-            [set(handover.workers.boxes(worker)) for worker in workers],
+            [set(handover.way.workers.boxes(worker)) for worker in workers],
         ),
         "bytes": (
-            sum(handover.plan.sent_bytes()),
+            sum(handover.way.plan.sent_bytes()),
             sum(box_bytes for worker in workers for box_bytes in needed_bytes(handover, worker)),
         ),
     }
@@ -75,7 +75,7 @@ def on_paper(plan: Any, config: Any, policy: Any, handover: Any) -> dict[str, tu
 def needed_bytes(handover: Any, worker: int) -> list[int]:
     from math import prod
 
-    return [4 * prod(box.size) for box in handover.workers.boxes(worker)]
+    return [4 * prod(box.size) for box in handover.way.workers.boxes(worker)]
 
 
 def alone(port: int, folder: Path) -> dict[str, Any]:

@@ -242,6 +242,7 @@ def cached_tokens(folder: Path) -> dict[int, list[int]]:
 
     from r1mega.model.deepseek_v3 import checkpoint_config
     from r1mega.rollout import host
+    from r1mega.rollout.plugin import BACKEND
 
     fields = checkpoint_config(engine_fields(random.Random(3)), "float32")
     (folder / "config.json").write_text(json.dumps(fields))
@@ -253,7 +254,10 @@ def cached_tokens(folder: Path) -> dict[int, list[int]]:
         concurrent_sequences=64,
         kv_cache_bytes=64 * 1024**2,
         tensor_parallel=1,
+        backend=BACKEND,
+        fp8_weights=False,
         cores=(min(os.sched_getaffinity(0)),),
+        gpus=(),
         log=str(folder / "engine.log"),
     )
     host._set_environment(settings)

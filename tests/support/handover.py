@@ -40,7 +40,7 @@ def move_weights(policy: Any, course: int) -> None:
     for piece in policy.pieces:
         seed = zlib.crc32(f"{course} {piece.place}".encode())
         noise = torch.randn(piece.tensor.shape, generator=torch.Generator().manual_seed(seed))
-        piece.tensor.add_(noise, alpha=0.02)
+        piece.tensor.add_(noise.to(piece.tensor), alpha=0.02)
     policy.version += 1
 
 
@@ -78,7 +78,7 @@ def arriving(handover: Any, damage: Callable[[Memory], None]) -> Any:
         dist.barrier()
         return checksums
 
-    return interposed(handover.sender, "write", write)
+    return interposed(handover.way.sender, "write", write)
 
 
 class Memory:
@@ -91,12 +91,14 @@ class Memory:
         """The tensor's boxes, in every worker that has some of it; blocks of rows one by one."""
         from r1mega.weights.memory import SharedMemory
 
-        paths = self.handover.workers.paths
+        way = self.handover.way
         return [
             view
-            for copy in self.handover.plan.copies
+            for copy in way.plan.copies
             if copy.box.name == name
-            for _, view in self.handover.workers.slot(copy).views(SharedMemory.at(paths[copy.receiver]).bytes)
+            for _, view in way.workers.slot(copy).views(
+                SharedMemory.at(way.workers.paths[copy.receiver]).bytes
+            )
         ]
 
 
@@ -163,7 +165,7 @@ def stale_engine(handover: Any) -> Any:
 @contextmanager
 def mislabelled(handover: Any, one: str, other: str) -> Iterator[None]:
     """The trainer takes two weights for each other; what it sends is what it says it sends."""
-    copies, ways = handover.plan.copies, handover.sender.ways
+    copies, ways = handover.way.plan.copies, handover.way.sender.ways
     real = dict(ways)
     numbers = {name: [number for number in ways if copies[number].box.name == name] for name in (one, other)}
     for a, b in zip(numbers[one], numbers[other], strict=True):

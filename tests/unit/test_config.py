@@ -60,7 +60,7 @@ def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: 
         # Nothing is wrong with the paper's runs but what their user brings, and the machine.
         with pytest.raises(BadRun) as error:
             check(config, ranks=None)
-        brought = ("model.init_from", "cluster.backend", "data/", "runs/", "sft.", "reward", "reject.")
+        brought = ("model.init_from", "data/", "runs/", "sft.", "reward", "reject.")
         assert [fault for fault in error.value.faults if not fault.startswith(brought)] == []
     elif config.stage is Stage.evaluate and config.model.init_from is None:
         with pytest.raises(BadRun, match=r"model\.init_from: was null; must be the folder"):
@@ -149,7 +149,9 @@ def test_a_run_must_be_named() -> None:
         ("eval.questions=513", "eval.questions: was 513; data.held_out_questions holds 512"),
         ("handover.probe_samples=1", "handover.probe_samples: was 1; must be at least rollout.replicas = 2"),
         ("precision.dtype=bf16", "precision.dtype: was bf16; on cpu it must be fp32"),
-        ("cluster.backend=cuda", "cluster.backend: was cuda;"),
+        ("rollout.placement=apart", "rollout.placement: was apart; it is about GPUs"),
+        ("rollout.fp8_weights=true", "rollout.fp8_weights: was True; it is about GPUs"),
+        ("handover.buffer_bytes=0", "handover.buffer_bytes: was 0; must be above 0"),
         ("+reward.weights.reasoning.accurcy=1.0", "reward.weights.reasoning.accurcy"),
         ("pretrain.mixture.right=2", "pretrain.mixture.right: was 2.0; must be a share"),
         ("data.template=shrt", "data.template: was shrt"),
@@ -250,3 +252,17 @@ def test_both_sides_of_a_run_are_laid_out_together() -> None:
     assert (both.training.tp, both.rollout.tp, both.rollout.replicas, both.rollout.workers) == (2, 2, 2, 4)
     found = faults("rollout.tensor_parallel=3")
     assert "rollout.tensor_parallel: was 3; must divide the model's 4 attention heads" in found
+
+
+def test_engines_that_share_the_trainers_gpus_need_a_rank_beside_every_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    check(composed("cluster=h100"), ranks=None)
+    few_ranks = ("cluster=h100", "rollout.replicas=4")
+    assert any(
+        "rollout.replicas: was 4; x rollout.tensor_parallel = 4" in fault for fault in faults(*few_ranks)
+    )
+    check(composed(*few_ranks, "rollout.placement=apart"), ranks=None)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    [fault] = faults("cluster=h100", "rollout.replicas=1", "rollout.tensor_parallel=2")
+    assert fault.startswith("rollout.tensor_parallel: was 2; must divide the 1 ranks of a machine")

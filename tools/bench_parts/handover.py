@@ -25,6 +25,7 @@ from r1mega.config import Config
 from r1mega.model.rows import Sample
 from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
+from r1mega.rollout.shared_memory_transport import SharedMemoryTransport
 from r1mega.stages.handover import Handover
 from r1mega.stages.parts import load_model_fields
 from r1mega.stages.recorder import Recorder
@@ -54,23 +55,24 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
         for number in range(repetitions + 1):  # the first warms up
             turns.append(_turn(policy, handover, memcpy, raw))
             recorder.say(f"hand-over {number}/{repetitions}  {line(turns[-1], '{:.3f} s')}")
-    plan_bytes = sum(handover.plan.sent_bytes())
+    way = _way(handover)
     return {
         "load_before": load,
         "handover": turns[1:],
         "planning_s": planned,
-        "bytes": plan_bytes,
-        "bytes_over_needed": plan_bytes / _needed_bytes(handover),
-        "copies": len(handover.plan.copies),
+        "bytes": way.bytes,
+        "bytes_over_needed": way.bytes / _needed_bytes(handover),
+        "copies": len(way.plan.copies),
     }
 
 
 def _turn(policy: Policy, handover: Handover, memcpy: Any, raw: RawVllm | None) -> Turn:
     """One hand-over in its parts, and what each is held against, by turns."""
     copied, _ = timed(memcpy)
+    way = _way(handover)
     handover.engines.start_weight_update()
-    written, own = timed(handover.sender.write)
-    checked, _ = timed(lambda: handover.read_back(own))
+    written, own = timed(way.sender.write)
+    checked, _ = timed(lambda: way.read_back(policy.version, own))
     samples = [Sample(text, 1) for text in handover.probe]
     scored, _ = timed(lambda: handover.score_both_sides())
     rows = raw_megatron.rows(policy, samples)
@@ -82,16 +84,22 @@ def _turn(policy: Policy, handover: Handover, memcpy: Any, raw: RawVllm | None) 
 
 def _memcpy(handover: Handover) -> Any:
     """One copy of as many bytes as a hand-over moves."""
-    size = sum(handover.plan.sent_bytes())
+    size = handover.way.bytes
     source, target = torch.ones(size, dtype=torch.uint8), torch.zeros(size, dtype=torch.uint8)
     return lambda: target.copy_(source)
 
 
 def _needed_bytes(handover: Handover) -> int:
     """What the workers' parameters take up, of the weights that are served."""
-    workers = range(len(handover.workers.paths))
+    workers = _way(handover).workers
     item = handover.policy.dtype.itemsize
-    return sum(prod(box.size) * item for worker in workers for box in handover.workers.boxes(worker))
+    return sum(prod(box.size) * item for worker in range(len(workers.paths)) for box in workers.boxes(worker))
+
+
+def _way(handover: Handover) -> SharedMemoryTransport:
+    """What is measured here is the CPU's transport."""
+    assert isinstance(handover.way, SharedMemoryTransport)
+    return handover.way
 
 
 def _probe(policy: Policy, count: int) -> list[list[int]]:
