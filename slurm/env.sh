@@ -27,17 +27,17 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # that the preflight names, which the job avoids from then on. Anything else ends the job with that code.
 run_and_requeue() {
     local code=0 bad='' said
-    said=$(mktemp -d)
+    said=$(mktemp -d) && touch "$said/faults" "$said/errors"
     step='' signals=0
     trap 'signals=$((signals + 1)); [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM
     echo "r1mega: start $((${SLURM_RESTART_COUNT:-0} + 1)) on $SLURM_JOB_NODELIST, $(date --iso-8601=seconds)"
-    run_step --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
-        "$R1MEGA_PYTHON" -m r1mega.preflight "$@" >"$said/faults" || code=$?
+    look_at_nodes "$@" || code=$?
     if [ "$code" -eq 0 ]; then
         run_step "$R1MEGA_PYTHON" -m r1mega "$@" || code=$?
-    else
-        bad=$(bad_nodes)
+        # Ranks that lost those of a dead node fail before Slurm knows why.
+        [ "$code" -ne 1 ] || look_at_nodes "$@" || true
     fi
+    bad=$(bad_nodes)
     rm -rf "$said"
     [ "$code" -ne 0 ] || exit 0
     if [ "$code" -eq 75 ] || [ "$code" -gt 128 ] || [ -n "$bad" ]; then
@@ -46,6 +46,11 @@ run_and_requeue() {
         echo "r1mega: exit code $code is a fault of the run, which is not started again"
     fi
     exit "$code"
+}
+
+look_at_nodes() {
+    run_step --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+        "$R1MEGA_PYTHON" -m r1mega.preflight "$@" >"$said/faults"
 }
 
 # One srun to its end, and the code of the task that ended badly first: srun's own would be of the others,
@@ -97,7 +102,7 @@ requeue() {
     else
         # Slurm ends this script as it requeues it, and lets nodes be excluded only after that.
         trap '' USR1 TERM
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$SLURM_JOB_ID" || return 0 # not wanted any more: Requeue=0
         [ -n "$1" ] || exit 0
         avoid=$(grep -o ' ExcNodeList=[^ ]*' <<<"$job" | cut -d= -f2 | sed 's/^(null)$//')
         scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="${avoid:+$avoid,}$1"

@@ -1,0 +1,168 @@
+"""The real thing on a real Slurm: `sbatch slurm/r1_grpo.sh` trains, is stopped, is killed, and finishes.
+
+Two trainer ranks on two nodes and two engines, one a node, unless the test says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support.runs import SHORT, but_for_time, rows
+from support.slurm import SCRIPTS, Cluster, needs_slurm, program, until
+
+pytestmark = needs_slurm
+NODES = 5
+ROLLOUTS = 4
+RUN = (
+    "run=cpu_zero",
+    *SHORT,
+    f"grpo.rollouts={ROLLOUTS}",
+    "rollout.replicas=2",
+    "checkpoint.save_every_rollouts=1",
+    "checkpoint.save_every_updates=4",
+)
+SIZE = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=0")
+# Little must be free here; what a node needs is the preflight's own test.
+ROOM = {"R1MEGA_FREE_GIB": "0.1"}
+
+
+def submit(
+    cluster: Cluster, folder: Path, name: str, *more: str, size: tuple[str, ...] = SIZE, **of: str
+) -> str:
+    script = str(SCRIPTS / "r1_grpo.sh")
+    options = [*size, f"--job-name={name}", f"--output={name}.log"]
+    return cluster.submit(folder, *options, script, *RUN, f"name={name}", *more, **ROOM | of)
+
+
+def finished(cluster: Cluster, folder: Path, name: str, number: str, lives: int, nodes: int = 2) -> list[Any]:
+    """The rows of the run's metrics, after a look at whether all is there that a whole run leaves, once."""
+    cluster.wait_until_ended(500, number)
+    log, job = (folder / f"{name}.log").read_text(), cluster.job(number)
+    assert (job["JobState"], job["Restarts"]) == ("COMPLETED", str(lives - 1)), log
+    starts = [line for line in log.splitlines() if line.startswith("r1mega: start ")]
+    assert len(starts) == lives, log
+    assert log.count(f"preflight of {nodes} nodes: all well") == lives
+    run = folder / "runs" / name
+    metrics = rows(run / "metrics.jsonl")
+    assert [row["rollout"] for row in metrics] == list(range(1, ROLLOUTS + 1)), log
+    assert [row["update"] for row in rows(run / "pretrain.jsonl")] == list(range(1, 9))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["train"]["rollouts"] == ROLLOUTS
+    assert (run / "final" / "model.safetensors").is_file()
+    return [but_for_time(row) for row in metrics]
+
+
+def rollouts(folder: Path, name: str) -> int:
+    file = folder / "runs" / name / "metrics.jsonl"
+    return len(file.read_text().splitlines()) if file.exists() else 0
+
+
+def until_rollout(folder: Path, name: str, count: int) -> None:
+    until(
+        lambda: rollouts(folder, name) >= count,
+        300,
+        lambda: (folder / f"{name}.log").read_text() if (folder / f"{name}.log").exists() else "no log",
+    )
+
+
+def ranks(cluster: Cluster, number: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The run's ranks, each with its node."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            of = process.environ()
+            ours = of.get("SLURM_CONF") == cluster.environment["SLURM_CONF"]
+            if ours and of.get("SLURM_JOB_ID") == number and "r1mega" in process.cmdline():
+                yield of["SLURMD_NODENAME"], process
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, folder: Path) -> list[Any]:
+    """The metrics of a run that nothing happened to."""
+    number = submit(cluster, folder, "undisturbed")
+    until_rollout(folder, "undisturbed", 1)
+    found = sorted(node for node, _ in ranks(cluster, number))
+    engines = list((folder / "runs" / "undisturbed").glob("**/*engine*.log"))
+    assert found == ["n1", "n2"]
+    assert len(engines) == 2, list((folder / "runs" / "undisturbed").iterdir())
+    return finished(cluster, folder, "undisturbed", number, lives=1)
+
+
+def test_two_nodes_train_to_the_end(undisturbed: list[Any]) -> None:
+    assert len(undisturbed) == ROLLOUTS
+
+
+def test_a_run_that_is_told_to_save_and_then_loses_a_rank_ends_like_one_undisturbed(
+    cluster: Cluster, folder: Path, undisturbed: list[Any]
+) -> None:
+    number = submit(cluster, folder, "disturbed")
+    until_rollout(folder, "disturbed", 1)
+    cluster.call("scancel", "--batch", "--signal=USR1", number)  # as Slurm does before the time is over
+    until(lambda: cluster.job(number)["Restarts"] == "1", 120, (folder / "disturbed.log").read_text)
+    until_rollout(folder, "disturbed", ROLLOUTS - 1)
+    [rank] = [process for node, process in ranks(cluster, number) if node == "n2"]
+    rank.kill()
+    assert finished(cluster, folder, "disturbed", number, lives=3) == undisturbed
+    assert "Exited with exit code 75" in (folder / "disturbed.log").read_text()
+
+
+def test_nodes_that_the_preflight_names_are_avoided(cluster: Cluster, folder: Path) -> None:
+    """n2's disk is full and n3 never answers; the run finds both out at once and starts on the others."""
+    python = program(
+        folder / "python",
+        """
+import os, sys, time
+node, looks = os.environ["SLURMD_NODENAME"], sys.argv[2] == "r1mega.preflight"
+if not looks:
+    sys.exit(0)
+if node == "n3":
+    time.sleep(600)
+if node == "n2":
+    os.environ["R1MEGA_FREE_GIB"] = "1000000"
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+""",
+    )
+    size = ("--nodes=3", "--ntasks-per-node=1", "--gpus-per-node=0")
+    number = submit(cluster, folder, "avoids", size=size, R1MEGA_PYTHON=str(python), R1MEGA_PREFLIGHT_S="30")
+    cluster.wait_until_ended(200, number)
+    job, log = cluster.job(number), (folder / "avoids.log").read_text()
+    assert (job["JobState"], job["NodeList"]) == ("COMPLETED", "n[1,4-5]"), log
+    assert job["ExcNodeList"] == "n2,n3"
+    assert "\nn3: no answer within 30 s (R1MEGA_PREFLIGHT_S)\n" in log
+    assert "\nn2: free disk " in log
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_while_it_trains_is_left_for_another(
+    cluster: Cluster, folder: Path, undisturbed: list[Any]
+) -> None:
+    number = submit(cluster, folder, "dies")
+    until_rollout(folder, "dies", 2)
+    cluster.kill_node("n2")
+    assert finished(cluster, folder, "dies", number, lives=2) == undisturbed
+    assert cluster.job(number)["NodeList"] == "n[1,3]"
+
+
+@pytest.mark.slow
+def test_a_run_of_four_nodes_goes_on_on_one(cluster: Cluster, folder: Path) -> None:
+    """Out of its budget of restarts a job ends with 75; the same run on other nodes takes its state up."""
+    four = ("--nodes=4", "--ntasks-per-node=1", "--gpus-per-node=0", "--exclude=n2")
+    first = submit(cluster, folder, "moves", size=four, R1MEGA_MAX_RESTARTS="0")
+    until_rollout(folder, "moves", 2)
+    cluster.call("scancel", "--batch", "--signal=USR1", first)
+    cluster.wait_until_ended(200, first)
+    assert cluster.job(first)["ExitCode"] == "75:0", (folder / "moves.log").read_text()
+    (folder / "moves.log").rename(folder / "moves-first.log")
+    two = ("--nodes=1", "--ntasks-per-node=2", "--gpus-per-node=0")
+    second = submit(cluster, folder, "moves", size=two)
+    finished(cluster, folder, "moves", second, lives=1, nodes=1)
