@@ -11,10 +11,10 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox demo smollm2 test gpu-test check format lock clean
+.PHONY: help setup sandbox slurm demo smollm2 test test-slurm check format lock clean
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Make .venv with everything in it (demo, test and check do so by themselves)
 	@echo ".venv is ready."
@@ -29,10 +29,20 @@ SANDBOX := /usr/bin/bwrap:bubblewrap /usr/bin/setpriv:util-linux /usr/bin/python
 	/usr/lib/*/libseccomp.so.2:libseccomp2
 SUDO = $(if $(filter 0,$(shell id -u)),,sudo)
 
-sandbox: ## Install what runs generated programs safely (Debian packages, by apt-get)
-	@missing=; for pair in $(SANDBOX); do ls $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
+# $(call install,PAIRS): the packages of those pairs whose file is not there.
+define install
+	@missing=; for pair in $(1); do ls $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
 	test -z "$$missing" || { $(SUDO) apt-get update && \
 		$(SUDO) apt-get install --yes --no-install-recommends $$missing; }
+endef
+
+sandbox: ## Install what runs generated programs safely (Debian packages, by apt-get)
+	$(call install,$(SANDBOX))
+
+SLURM := /usr/sbin/slurmctld:slurm-wlm /usr/sbin/slurmd:slurm-wlm /usr/sbin/munged:munge
+
+slurm: ## Install Slurm, for its tests alone (Debian packages, by apt-get)
+	$(call install,$(SLURM))
 
 demo: $(READY) ## Train a tiny DeepSeek-V3 by GRPO on this machine's CPU: SEED=1 FRESH=1 ARGS="..."
 	@$(BIN)/python -m r1mega run=cpu_zero $(if $(SEED),seed=$(SEED)) \
@@ -46,8 +56,8 @@ test: $(READY) ## Run every test: TESTS=tests/unit JOBS=2 ARGS="-k name"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} \
 		$(BIN)/python -m pytest $(TESTS) -n $(JOBS) --dist loadfile $(ARGS)
 
-gpu-test: ## Run the tests that need a GPU, with PYTHON of an environment of locks/cu13.txt
-	@$(PYTHON) -m pytest tests/gpu -m gpu -rs -s $(ARGS)
+test-slurm: slurm $(READY) ## Run the tests on a real Slurm of several nodes on this machine, the slow ones too
+	@R1MEGA_REQUIRE_SLURM=1 R1MEGA_SLOW=1 $(MAKE) --no-print-directory test TESTS=tests/slurm
 
 check: $(READY) ## Lint, format, types, and the direction of imports; changes nothing
 	@$(BIN)/ruff check
