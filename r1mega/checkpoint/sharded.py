@@ -70,7 +70,8 @@ def take(policy: Policy, loaded: dict[str, Any], steps: int) -> list[Tensor] | N
             reference = policy.snapshot()
     for number, optimizer in enumerate(_optimizers(policy)):
         with _steps_apart(optimizer, steps):
-            optimizer.load_parameter_state_from_fully_reshardable(loaded[f"optimizer{number}"])
+            # What describes no tensor, that of a stage without experts, is not read.
+            optimizer.load_parameter_state_from_fully_reshardable(loaded.get(f"optimizer{number}", {}))
     return reference
 
 

@@ -15,7 +15,6 @@ from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
 from r1mega.rewards.format import answer_of
 from r1mega.rewards.grader import Grader
-from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
 from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.measures import Rates, measure
@@ -40,13 +39,12 @@ def run(config: Config, plan: Plan) -> None:
             open_engines(config, policy) as engines,
             Grader(config.reward.workers, config.reward.time_limit_s) as grader,
         ):
-            engines.wait()
             handover = Handover(config, policy, engines, probe_texts(config, text))
             figures: dict[str, Figures] = {}
             for name, folder in models.items():
                 policy.load(Path(folder))
                 handover.run()
-                batch, components = sample_and_grade(config, text, engines, grader)
+                batch, components = sample_and_grade(config, text, handover, grader)
                 keep(config, recorder, batch, components, of=name)
                 rates = measure(batch, components, config.eval.samples_per_question)
                 recorder.say(line(name, rates))
@@ -71,26 +69,27 @@ def size(config: Config, text: Text) -> dict[str, int]:
 
 
 def evaluate(
-    config: Config, text: Text, engines: Engines, grader: Grader, recorder: Recorder, *, rollout: int
+    config: Config, text: Text, handover: Handover, grader: Grader, recorder: Recorder, *, rollout: int
 ) -> Rates:
     """The measures of the policy in the engines, on the held-out questions.
 
     Args:
         rollout: how many rollouts the policy has had, for the samples kept.
     """
-    batch, components = sample_and_grade(config, text, engines, grader)
+    batch, components = sample_and_grade(config, text, handover, grader)
     keep(config, recorder, batch, components, rollout=rollout)
     return measure(batch, components, config.eval.samples_per_question)
 
 
 def sample_and_grade(
-    config: Config, text: Text, engines: Engines, grader: Grader
+    config: Config, text: Text, handover: Handover, grader: Grader
 ) -> tuple[sampling.Batch, judging.Components]:
     """Answers to the held-out questions, with their components; the same seeds whatever the policy."""
     plan = config.eval
     questions = text.questions.held_out[: plan.questions]
-    ticket, requests = sampling.submit(
-        engines,
+    batch = sampling.sample(
+        handover,
+        "the evaluation",
         text,
         questions,
         plan.samples_per_question,
@@ -99,7 +98,6 @@ def sample_and_grade(
         top_p=plan.top_p,
         max_answer_tokens=config.rollout.max_answer_tokens,
     )
-    batch = sampling.collect(engines, text, questions, ticket, requests)
     return batch, judging.collect(judging.submit(grader, batch), len(batch.texts))
 
 

@@ -38,7 +38,6 @@ from r1mega.grpo.mismatch import mismatch
 from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
 from r1mega.rewards.grader import Grader
-from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
 from r1mega.stages.evaluate import evaluate, size
 from r1mega.stages.handover import Handover, probe_texts
@@ -105,15 +104,14 @@ def run(config: Config, plan: Plan) -> None:
             else:
                 policy.load(Path(config.model.init_from))
             course = begin(config, policy, recorder, states)
-            engines.wait()
             handover = Handover(config, policy, engines, probe_texts(config, text))
             handed = handover.run()
             if not course.base:
                 course.add_handover(handed)
-                course.base = evaluate(config, text, engines, grader, recorder, rollout=0)
+                course.base = evaluate(config, text, handover, grader, recorder, rollout=0)
             judges = Judges(config, plan, text)
-            train(config, text, policy, engines, grader, judges, handover, recorder, states, course)
-            final = evaluate(config, text, engines, grader, recorder, rollout=course.rollouts)
+            train(config, text, policy, handover, grader, judges, recorder, states, course)
+            final = evaluate(config, text, handover, grader, recorder, rollout=course.rollouts)
         policy.export(config.folder / "final", beside=tokenizer_files(text.folder))
         recorder.finish(
             {
@@ -143,10 +141,9 @@ def train(
     config: Config,
     text: Text,
     policy: Policy,
-    engines: Engines,
+    handover: Handover,
     grader: Grader,
     judges: Judges,
-    handover: Handover,
     recorder: Recorder,
     states: States,
     course: Course,
@@ -160,7 +157,7 @@ def train(
         timing = Timing()
         questions = stream.take(grpo.prompts_per_rollout)
         with timing("gen"):
-            batch = _sample(config, text, engines, questions, rollout, course.updates)
+            batch = _sample(config, text, handover, questions, rollout, course.updates)
         grading = judging.submit(grader, batch)
         with timing("old_log_prob"):
             old_logps = policy.score(batch.samples, config.rollout.temperature)
@@ -220,10 +217,11 @@ def _stream(config: Config, text: Text, course: Course) -> QuestionStream:
 
 
 def _sample(
-    config: Config, text: Text, engines: Engines, questions: list[Question], rollout: int, updates: int
+    config: Config, text: Text, handover: Handover, questions: list[Question], rollout: int, updates: int
 ) -> sampling.Batch:
-    ticket, requests = sampling.submit(
-        engines,
+    return sampling.sample(
+        handover,
+        "the rollout",
         text,
         questions,
         config.grpo.samples_per_prompt,
@@ -232,7 +230,6 @@ def _sample(
         top_p=config.rollout.top_p,
         max_answer_tokens=longest_answer(config, updates),
     )
-    return sampling.collect(engines, text, questions, ticket, requests)
 
 
 def longest_answer(config: Config, updates: int) -> int:

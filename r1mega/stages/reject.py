@@ -21,7 +21,6 @@ from r1mega.parallel.plan import Plan
 from r1mega.policy import Policy
 from r1mega.rewards import readability
 from r1mega.rewards.grader import Grader
-from r1mega.rollout.engines import Engines
 from r1mega.stages import judging, sampling
 from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
@@ -47,10 +46,9 @@ def run(config: Config, plan: Plan) -> None:
             Grader(config.reward.workers, config.reward.time_limit_s) as grader,
         ):
             policy.load(text.folder)
-            engines.wait()
             handover = Handover(config, policy, engines, probe_texts(config, text))
             handover.run()
-            rows = [row for rows in _ask(config, text, engines, grader, recorder) for row in rows]
+            rows = [row for rows in _ask(config, text, handover, grader, recorder) for row in rows]
         recorder.finish({"reject": _write(config, rows, recorder.writes), "handover": handover.summary()})
 
 
@@ -61,7 +59,7 @@ def _take_review(config: Config, file: Path) -> None:
 
 
 def _ask(
-    config: Config, text: Text, engines: Engines, grader: Grader, recorder: Recorder
+    config: Config, text: Text, handover: Handover, grader: Grader, recorder: Recorder
 ) -> Iterator[list[dict[str, Any]]]:
     """The review's rows of every so many questions."""
     plan = config.reject
@@ -70,8 +68,9 @@ def _ask(
     for number, first in enumerate(range(0, len(asked), QUESTIONS_AT_ONCE), 1):
         began = time.monotonic()
         questions = asked[first : first + QUESTIONS_AT_ONCE]
-        ticket, requests = sampling.submit(
-            engines,
+        batch = sampling.sample(
+            handover,
+            "the sampling",
             text,
             questions,
             plan.samples_per_question,
@@ -80,7 +79,6 @@ def _ask(
             top_p=config.rollout.top_p,
             max_answer_tokens=config.rollout.max_answer_tokens,
         )
-        batch = sampling.collect(engines, text, questions, ticket, requests)
         generated_s = time.monotonic() - began
         components = judging.collect(judging.submit(grader, batch), len(batch.texts))
         rows = [

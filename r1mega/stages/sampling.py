@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from r1mega.data.question import Question
 from r1mega.model.rows import Sample
 from r1mega.rollout.engines import Engines, Ticket
 from r1mega.rollout.host import Completion, Request
+from r1mega.stages.handover import Handover
 from r1mega.stages.parts import Text
 
 ROLLOUT, EVALUATION, REJECTION = 0, 1, 2
@@ -63,6 +65,24 @@ class Batch:
             "perf/throughput": sum(tokens) / seconds,
             "perf/total_num_tokens": self.tokens,
         }
+
+
+def sample(
+    handover: Handover, what: str, text: Text, questions: Sequence[Question], samples: int, **settings: Any
+) -> Batch:
+    """Answers to each question, so many; drawn again where an engine is lost on the way.
+
+    Args:
+        what: is sampled, to be said where it is redone.
+        settings: as `submit` takes them.
+    """
+    engines = handover.engines
+
+    def draw() -> Batch:
+        ticket, requests = submit(engines, text, questions, samples, **settings)
+        return collect(engines, text, questions, ticket, requests)
+
+    return handover.ask(what, draw)
 
 
 def submit(
