@@ -11,7 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sandbox slurm demo smollm2 test test-slurm check format lock clean
+.PHONY: help setup sandbox slurm demo smollm2 test test-slurm gpu-test soak check format lock clean
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,12 @@ test: $(READY) ## Run every test: TESTS=tests/unit JOBS=2 ARGS="-k name"
 
 test-slurm: slurm $(READY) ## Run the tests on a real Slurm of several nodes on this machine, the slow ones too
 	@R1MEGA_REQUIRE_SLURM=1 R1MEGA_SLOW=1 $(MAKE) --no-print-directory test TESTS=tests/slurm
+
+gpu-test: ## Run the tests that need a GPU, with PYTHON of an environment of locks/cu13.txt
+	@$(PYTHON) -m pytest tests/gpu -m gpu -rs -s $(ARGS)
+
+soak: $(READY) ## Kill a small run's processes at 60 random moments (about an hour): ARGS="--kills 10 --seed 1"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m tools.soak $(ARGS)
 
 check: $(READY) ## Lint, format, types, and the direction of imports; changes nothing
 	@$(BIN)/ruff check
