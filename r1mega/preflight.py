@@ -210,7 +210,7 @@ def _code() -> str:
 
 def _lead(place: Place, report: Report, gpu: bool) -> int:
     """The first node's part: gather, compare, let all add up, and say what is wrong."""
-    store = _open(place)
+    store = _open(place, keep=True)
     deadline = time.monotonic() + place.answer_s
     reports: dict[str, Report] = {report.node: report}
     clocks_s: dict[str, float] = {report.node: 0.0}
@@ -255,7 +255,7 @@ def _follow(place: Place, report: Report, gpu: bool) -> int:
     # Longer than the first node waits, which then names those that are silent, or is silent itself.
     deadline = time.monotonic() + place.answer_s * 1.5 + 10
     try:
-        store = _open(place)
+        store = _open(place, keep=False)
     except RuntimeError:
         print(
             f"{place.names[0]}: no answer at {place.address}:{place.port} within {place.answer_s:g} s",
@@ -267,7 +267,7 @@ def _follow(place: Place, report: Report, gpu: bool) -> int:
         if _await(store, f"clock?/{place.rank}", deadline) is not None:
             store.set(f"clock/{place.rank}", repr(time.time()))
         if _await(store, "go", deadline) == "1":
-            store.set(f"sum/{place.rank}", _sum(store, place, gpu))
+            store.set(f"sum/{place.rank}", _sum(place, gpu))
         verdict = _await(store, "verdict", deadline + COLLECTIVE_LIMIT_S)
         store.set(f"gone/{place.rank}", "1")
     except RuntimeError as error:
@@ -276,14 +276,14 @@ def _follow(place: Place, report: Report, gpu: bool) -> int:
     return int(verdict or 1)
 
 
-def _open(place: Place) -> TCPStore:
+def _open(place: Place, keep: bool) -> TCPStore:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     return TCPStore(
         place.address,
         place.port,
         place.nodes,
-        is_master=place.rank == 0,
+        is_master=keep,
         timeout=timedelta(seconds=place.answer_s * 1.5 + 10),
         wait_for_workers=False,
     )
@@ -309,20 +309,20 @@ def _clock_of(store: TCPStore, rank: int, deadline: float) -> float:
 
 def _sums(store: TCPStore, place: Place, gpu: bool) -> dict[str, list[str]]:
     """The nodes whose all-reduce went wrong."""
-    said = {0: _sum(store, place, gpu)}
+    said = {0: _sum(place, gpu)}
     deadline = time.monotonic() + COLLECTIVE_LIMIT_S
     for rank in range(1, place.nodes):
         said[rank] = _await(store, f"sum/{rank}", deadline) or "all-reduce: no answer"
     return {place.names[rank]: [fault] for rank, fault in said.items() if fault != "well"}
 
 
-def _sum(store: TCPStore, place: Place, gpu: bool) -> str:
+def _sum(place: Place, gpu: bool) -> str:
     """This node's part of the all-reduce; `well`, or what went wrong."""
     result = [f"all-reduce did not end within {COLLECTIVE_LIMIT_S:g} s"]
 
     def add() -> None:
         try:
-            result[0] = _add_up(store, place, gpu)
+            result[0] = _add_up(place, gpu)
         except Exception as error:
             result[0] = f"all-reduce: {_first_line(error)}"
 
@@ -333,14 +333,14 @@ def _sum(store: TCPStore, place: Place, gpu: bool) -> str:
     return result[0]
 
 
-def _add_up(store: TCPStore, place: Place, gpu: bool) -> str:
+def _add_up(place: Place, gpu: bool) -> str:
     import torch
     import torch.distributed as dist
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     dist.init_process_group(
         "nccl" if gpu else "gloo",
-        store=PrefixStore("sum", store),
+        store=PrefixStore("sum", _open(place, keep=False)),  # where it hangs, the other one is free
         rank=place.rank,
         world_size=place.nodes,
         timeout=timedelta(seconds=COLLECTIVE_LIMIT_S),

@@ -153,12 +153,15 @@ class Cluster:
         (self.base / "bad" / name).touch()
 
     def kill_node(self, name: str) -> None:
-        """As if the node lost its power: its daemon and all that it ever started, at once."""
-        doomed = [p for p in psutil.process_iter() if _is_of_node(p, self.environment["SLURM_CONF"], name)]
-        self.daemons[name].kill()
-        for process in doomed:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
+        """As if the node lost its power: its daemons and all that they started, at one moment."""
+        tasks = [p for p in psutil.process_iter() if _is_of_node(p, self.environment["SLURM_CONF"], name)]
+        parents = [process.parent() for process in tasks]
+        steps = [parent for parent in parents if parent and parent.name() == "slurmstepd"]
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            self.daemons[name].send_signal(number)
+            for process in [*steps, *tasks]:
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(number)
 
 
 @contextlib.contextmanager
@@ -229,7 +232,7 @@ def _words(line: str) -> dict[str, str]:
 
 
 def _is_of_node(process: psutil.Process, conf: str, node: str) -> bool:
-    """Slurm's daemon of a job's steps on the node, or a process of a job there."""
+    """Whether a job's step has it on the node; `slurmstepd`, which started it, says nothing of this kind."""
     with contextlib.suppress(psutil.Error):
         environment = process.environ()
         return environment.get("SLURM_CONF") == conf and environment.get("SLURMD_NODENAME") == node
