@@ -102,11 +102,19 @@ def _write(transforms: list[Any], buckets: list[Any], results: Any) -> list[Path
         )
         _, result = answers.get()
         if isinstance(result, Exception):
-            raise result if isinstance(result, OSError) else OSError(str(result))
+            raise _of_the_disk(result)
         written[number] = result
     if results is not None:
         results.put(written)
     return [Path(os.fspath(path)) for path, _, _ in buckets]
+
+
+def _of_the_disk(error: BaseException) -> OSError:
+    """What the disk said, which torch's own error on top of it hides."""
+    said: BaseException | None = error
+    while said is not None and not isinstance(said, OSError):
+        said = said.__cause__ or said.__context__
+    return said or OSError(str(error).splitlines()[0])
 
 
 def read(state: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -33,6 +33,9 @@ from r1mega.weights.whole import from_first_rank
 AHEAD = 1.5
 """The clock stops a run where so many times the longest unit of work so far would not fit any more."""
 
+RESERVE_BYTES = 64 * 1024**2
+"""What must stay free on the disk, for rows and the state's own lists."""
+
 
 @dataclass(slots=True)
 class Moment:
@@ -157,6 +160,8 @@ class States:
     def _save(self, moment: Moment) -> None:
         """Begin to save; what was being written before is finished first."""
         self._settle(wait=True)
+        if not self.policy.training_state()["steps"]:
+            return  # every update so far was skipped: the run's beginning is its state
         began = time.monotonic()
         kept = {
             "course": moment.course,
@@ -222,7 +227,7 @@ class States:
         fault = None
         if dist.get_rank() == 0:
             free = shutil.disk_usage(self.store.folder.parent).free
-            if free < needed.item():
+            if free < needed.item() + RESERVE_BYTES:
                 fault = f"it takes {needed.item() / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB free"
         return from_first_rank(fault)
 
