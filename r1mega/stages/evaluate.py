@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from statistics import fmean
 
+from r1mega import watch
 from r1mega.config import Config
 from r1mega.data.benchmarks.swe_bench import SWE_BENCH_VERIFIED, write_predictions
 from r1mega.parallel.plan import Plan
@@ -85,6 +86,7 @@ def sample_and_grade(
     config: Config, text: Text, handover: Handover, grader: Grader
 ) -> tuple[sampling.Batch, judging.Components]:
     """Answers to the held-out questions, with their components; the same seeds whatever the policy."""
+    watch.phase("evaluation")
     plan = config.eval
     questions = text.questions.held_out[: plan.questions]
     batch = sampling.sample(

@@ -16,6 +16,9 @@ from r1mega.pipeline.artifacts import missing
 from r1mega.track.files import write_atomic
 from r1mega.track.summary import format_result, read_summary
 
+COURSE = "course.json"
+"""How far rejection sampling has come; stages that train keep states instead."""
+
 
 def course_hash(config: Config) -> str:
     """Twelve hexadecimal digits of what the run is made of but for its layout; W&B knows the run by it."""
@@ -71,8 +74,8 @@ def _goes_on(config: Config, made: keys.Made) -> bool:
     if config.fresh or not (folder / keys.FILE).exists() or read_summary(folder / "summary.json"):
         return False
     before = json.loads((folder / keys.FILE).read_text())
-    base_is_trained = (folder / "base" / "config.json").exists()
-    return keys.course_of(before) == keys.course_of(made) and (_has_states(folder) or base_is_trained)
+    something = _has_states(folder) or (folder / COURSE).exists() or (folder / "base/config.json").exists()
+    return keys.course_of(before) == keys.course_of(made) and something
 
 
 def _has_states(folder: Path) -> bool:

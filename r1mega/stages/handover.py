@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
+from r1mega import watch
 from r1mega.config import Config
 from r1mega.model.rows import Sample
 from r1mega.policy import Policy
@@ -121,6 +122,7 @@ class Handover:
             self._connected |= new
 
     def _hand_over(self) -> dict[str, float]:
+        watch.phase("the hand-over")
         began = time.monotonic()
         faults = self.way.send(self.policy.version)
         sent_at = time.monotonic()

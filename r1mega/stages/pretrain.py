@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from r1mega import watch
 from r1mega.checkpoint.store import Saved
 from r1mega.config import Config
 from r1mega.data.corpus import Corpus
@@ -57,6 +58,7 @@ def train(config: Config, text: Text, policy: Policy, recorder: Recorder, states
     kept = states.take_up(UNIT)
     done = kept[0]["updates"] if kept else 0
     progress = recorder.progress("update", plan.updates, done)
+    watch.phase("pre-training")
     for update in range(done, plan.updates):
         began = time.monotonic()
         samples = _samples(text, corpus, update * plan.samples_per_update, plan.samples_per_update)

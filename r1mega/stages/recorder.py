@@ -23,7 +23,8 @@ from r1mega.track.summary import format_result, write_summary
 from r1mega.track.wandb_run import WandbRun
 
 PRETRAIN_ROWS = "pretrain.jsonl"
-ROWS = ("metrics.jsonl", "samples.jsonl", PRETRAIN_ROWS)
+REVIEWED_ROWS = "reviewed.jsonl"
+ROWS = ("metrics.jsonl", "samples.jsonl", PRETRAIN_ROWS, REVIEWED_ROWS)
 """The files that grow while a run goes on."""
 
 
@@ -121,6 +122,11 @@ class Recorder:
                 for i in numbers
             ),
         )
+
+    def reviewed(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Keep what rejection sampling found of some questions, until all are asked."""
+        if self.writes:
+            jsonl.append(self.folder / REVIEWED_ROWS, *rows)
 
     def finish(self, figures: Mapping[str, Any]) -> None:
         """Write summary and report, close W&B's record and print the result."""

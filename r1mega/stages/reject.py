@@ -8,12 +8,16 @@ given back edited as `reject.review_file`, it decides instead, and nothing is sa
 
 from __future__ import annotations
 
+import json
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
+from r1mega import watch
 from r1mega.config import Config
 from r1mega.data.question import Question
 from r1mega.data.review import read_review
@@ -22,11 +26,13 @@ from r1mega.policy import Policy
 from r1mega.rewards import readability
 from r1mega.rewards.grader import Grader
 from r1mega.stages import judging, sampling
+from r1mega.stages.finished import COURSE
 from r1mega.stages.handover import Handover, probe_texts
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
-from r1mega.stages.recorder import Recorder
+from r1mega.stages.recorder import REVIEWED_ROWS, Recorder
 from r1mega.stages.serving import open_engines
 from r1mega.track import jsonl
+from r1mega.track.files import write_atomic
 
 QUESTIONS_AT_ONCE = 128
 """Asked in one go; the progress line comes after each."""
@@ -48,7 +54,8 @@ def run(config: Config, plan: Plan) -> None:
             policy.load(text.folder)
             handover = Handover(config, policy, engines, probe_texts(config, text))
             handover.run()
-            rows = [row for rows in _ask(config, text, handover, grader, recorder) for row in rows]
+            _ask(config, text, handover, grader, recorder)
+        rows = jsonl.read(config.folder / REVIEWED_ROWS) if recorder.writes else []
         recorder.finish({"reject": _write(config, rows, recorder.writes), "handover": handover.summary()})
 
 
@@ -58,14 +65,15 @@ def _take_review(config: Config, file: Path) -> None:
         recorder.finish({"reject": _write(config, rows, recorder.writes)})
 
 
-def _ask(
-    config: Config, text: Text, handover: Handover, grader: Grader, recorder: Recorder
-) -> Iterator[list[dict[str, Any]]]:
-    """The review's rows of every so many questions."""
+def _ask(config: Config, text: Text, handover: Handover, grader: Grader, recorder: Recorder) -> None:
+    """Ask all questions, so many at once, from where an earlier start had come to; keep the rows."""
     plan = config.reject
     asked = text.questions.train[: plan.questions]
-    progress = recorder.progress("rollout", -(-len(asked) // QUESTIONS_AT_ONCE))
-    for number, first in enumerate(range(0, len(asked), QUESTIONS_AT_ONCE), 1):
+    done = _take_up(config, recorder)
+    progress = recorder.progress("rollout", -(-len(asked) // QUESTIONS_AT_ONCE), done)
+    firsts = list(enumerate(range(0, len(asked), QUESTIONS_AT_ONCE), 1))
+    watch.phase("sampling")
+    for number, first in firsts[done:]:
         began = time.monotonic()
         questions = asked[first : first + QUESTIONS_AT_ONCE]
         batch = sampling.sample(
@@ -98,7 +106,20 @@ def _ask(
         recorder.samples(
             batch, components, range(min(config.track.samples_kept, len(batch.texts))), rollout=number
         )
-        yield rows
+        recorder.reviewed(rows)
+        if recorder.writes:
+            course = {"done": number, "rows": recorder.position()}
+            write_atomic(config.folder / COURSE, json.dumps(course) + "\n")
+
+
+def _take_up(config: Config, recorder: Recorder) -> int:
+    """How often was asked before the run was cut short; the rows of what was not finished go."""
+    file = config.folder / COURSE
+    course: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"done": 0, "rows": {}}
+    # Nobody writes it anew before all have read it.
+    dist.barrier()
+    recorder.rewind(course["rows"])
+    return int(course["done"])
 
 
 def _reviewed(

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 
+from r1mega import watch
 from r1mega.checkpoint.store import Saved
 from r1mega.config import BadRun, Config
 from r1mega.data import order
@@ -70,6 +71,7 @@ def train(
     done = kept[0]["updates"] if kept else 0
     progress = recorder.progress("update", updates, done)
     batches = order.minibatches(len(learnt), plan.samples_per_update, epochs=plan.epochs, seed=config.seed)
+    watch.phase("training")
     for number, batch in enumerate(islice(batches, done, None), done + 1):
         began = time.monotonic()
         minibatch = [learnt[i] for i in batch]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+from r1mega import watch
 from r1mega.checkpoint.store import Saved
 from r1mega.config import BadRun, Config
 from r1mega.data import order
@@ -51,6 +52,7 @@ def fine_tune(
     done, tokens = (kept[0]["updates"], kept[0]["tokens"]) if kept else (0, 0)
     progress = recorder.progress("update", updates, done)
     batches = order.minibatches(len(samples), plan.samples_per_update, epochs=plan.epochs, seed=config.seed)
+    watch.phase("fine-tuning")
     for update, indices in enumerate(islice(batches, done, None), done + 1):
         if plan.token_budget is not None and tokens >= plan.token_budget:
             break

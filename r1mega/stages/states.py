@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from r1mega import stopping
+from r1mega import stopping, watch
 from r1mega.checkpoint import background, sharded
 from r1mega.checkpoint.store import Saved, Store
 from r1mega.config import Config
@@ -162,6 +162,7 @@ class States:
         self._settle(wait=True)
         if not self.policy.training_state()["steps"]:
             return  # every update so far was skipped: the run's beginning is its state
+        watch.phase("saving")
         began = time.monotonic()
         kept = {
             "course": moment.course,

@@ -7,7 +7,8 @@ counts: this one repeats it.
 """
 
 import os
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class WandbRun:
         Raises wandb's own errors: an id it cannot use, or no login in mode `online`.
         """
         wandb = _import_quietly(folder)
-        self._run = wandb.init(
+        self._run: Any = wandb.init(
             dir=folder,
             mode=mode,
             project=project,
@@ -54,12 +55,27 @@ class WandbRun:
         Rows past the checkpoint that a resumed run repeats are told apart by their step: W&B keeps
         the first.
         """
-        self._run.log(dict(row), step=row[counter])
+        self._tell(lambda run: run.log(dict(row), step=row[counter]))
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Record the final figures and close the run."""
-        self._run.summary.update(dict(summary))
-        self._run.finish()
+        self._tell(lambda run: run.summary.update(dict(summary)))
+        self._tell(lambda run: run.finish())
+
+    def _tell(self, verb: Callable[[Any], object]) -> None:
+        """The verb on W&B's run, unless its service is gone: that is said once, and no fault of training."""
+        if self._run is None:
+            return
+        try:
+            verb(self._run)
+        except Exception as error:  # it raises its own errors, the connection's, and those of asyncio
+            self._run = None
+            print(
+                f"W&B's service is gone ({error or type(error).__name__}); the run goes on, and metrics.jsonl"
+                " has every row. Started again, it records there again.",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 def _import_quietly(folder: Path) -> Any:

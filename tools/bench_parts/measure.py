@@ -31,6 +31,7 @@ from r1mega.stages.judges import Judges
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text
 from r1mega.stages.pretrain import pretrain
 from r1mega.stages.serving import open_engines
+from r1mega.stages.states import States
 
 IN_PROCESS, OWN_PROCESS = "vLLM in process", "vLLM, own process"
 REPLICAS = "vLLM in process, replicas"
@@ -49,8 +50,8 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
         policy = Policy(config, load_model_fields(config), plan)
         engines = stack.enter_context(open_engines(config, policy))
         grader = stack.enter_context(Grader(config.reward.workers, config.reward.time_limit_s))
-        base = _base(config, text, policy, recorder)
-        engines.wait()
+        states = stack.enter_context(States(config, policy, recorder))
+        base = _base(config, text, policy, recorder, states)
         handover = Handover(config, policy, engines, probe_texts(config, text))
         handover.run()
         recorder.say("starting raw vLLM in three ways ...")
@@ -61,8 +62,10 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
         updates = training.run(config, policy, rollouts.batch, turns, recorder)
         overheard = Overheard(engines)
         recorder.begin(policy, handover.probe, _faster(raws, speeds), lambda: overheard.requests)
-        listening = cast(Engines, overheard)
-        grpo.train(config, text, policy, listening, grader, Judges(config, plan, text), handover, recorder)
+        handover.engines = cast(Engines, overheard)
+        course = grpo.begin(config, policy, recorder, states)
+        judges = Judges(config, plan, text)
+        grpo.train(config, text, policy, handover, grader, judges, recorder, states, course)
     return {
         "load_before": load,
         "same_answers": rollouts.same_answers,
@@ -72,10 +75,10 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
     }
 
 
-def _base(config: Config, text: Text, policy: Policy, recorder: Cycles) -> Path:
+def _base(config: Config, text: Text, policy: Policy, recorder: Cycles, states: States) -> Path:
     """Weights to measure with: in the policy, and as the HF folder that is returned."""
     if config.model.init_from is None:
-        pretrain(config, text, policy, recorder)
+        pretrain(config, text, policy, recorder, states)
     else:
         policy.load(Path(config.model.init_from))
     # As the learning rate, so the router's bias: were it to move, so would the work.
