@@ -213,6 +213,10 @@ def _above_0(config: Config) -> dict[str, float]:
         "handover.probe_samples": config.handover.probe_samples,
         "handover.buffer_bytes": config.handover.buffer_bytes,
         "data.train_questions": config.data.train_questions,
+        "checkpoint.save_every_rollouts": config.checkpoint.save_every_rollouts,
+        "checkpoint.save_every_updates": config.checkpoint.save_every_updates,
+        "guard.stop_after": config.guard.stop_after,
+        "launch.silent_s": config.launch.silent_s,
         "pretrain.optimizer.lr": config.pretrain.optimizer.lr,
         "grpo.optimizer.lr": config.grpo.optimizer.lr,
     }
@@ -220,6 +224,8 @@ def _above_0(config: Config) -> dict[str, float]:
         "sft.token_budget": config.sft.token_budget,
         "grpo.token_budget": config.grpo.token_budget,
         "eval.questions": config.eval.questions,
+        "checkpoint.keep_every": config.checkpoint.keep_every,
+        "launch.max_time_s": config.launch.max_time_s,
     }
     return always | {key: value for key, value in may_be_null.items() if value is not None}
 
@@ -231,8 +237,16 @@ def _number_faults(config: Config) -> list[str]:
         "eval.temperature": config.eval.temperature,
         "track.samples_kept": config.track.samples_kept,
         "grpo.kl_coefficient": config.grpo.kl_coefficient,
+        "rollout.engine_restarts": config.rollout.engine_restarts,
     }
     faults += [f"{key}: was {value}; must be at least 0" for key, value in not_negative.items() if value < 0]
+    if config.checkpoint.keep_last < 2:
+        faults.append(
+            f"checkpoint.keep_last: was {config.checkpoint.keep_last}; must be at least 2, so that a damaged"
+            " state has one before it"
+        )
+    if config.guard.spike_ratio <= 1:
+        faults.append(f"guard.spike_ratio: was {config.guard.spike_ratio}; must be above 1")
     if config.eval.questions == 1:
         faults.append("eval.questions: was 1; an interval needs at least 2")
     for key, value in {"rollout.top_p": config.rollout.top_p, "eval.top_p": config.eval.top_p}.items():
