@@ -34,7 +34,7 @@ run_and_requeue() {
     look_at_nodes "$@" || code=$?
     if [ "$code" -eq 0 ]; then
         run_step "$R1MEGA_PYTHON" -m r1mega "$@" || code=$?
-        # Ranks that lost those of a dead node fail before Slurm knows why.
+        # What failed may have been a node: a GPU that is gone, a disk that is full, a lost peer.
         [ "$code" -ne 1 ] || look_at_nodes "$@" || true
     fi
     bad=$(bad_nodes)
@@ -43,7 +43,7 @@ run_and_requeue() {
     if [ "$code" -eq 75 ] || [ "$code" -gt 128 ] || [ -n "$bad" ]; then
         requeue "$bad"
     else
-        echo "r1mega: exit code $code is a fault of the run, which is not started again"
+        echo "r1mega: exit code $code, not put back into the queue"
     fi
     exit "$code"
 }
