@@ -216,7 +216,9 @@ def _above_0(config: Config) -> dict[str, float]:
         "checkpoint.save_every_rollouts": config.checkpoint.save_every_rollouts,
         "checkpoint.save_every_updates": config.checkpoint.save_every_updates,
         "guard.stop_after": config.guard.stop_after,
-        "launch.silent_s": config.launch.silent_s,
+        "handover.max_abs_dlogp": config.handover.max_abs_dlogp,
+        "rollout.start_timeout_s": config.rollout.start_timeout_s,
+        "rollout.answer_timeout_s": config.rollout.answer_timeout_s,
         "pretrain.optimizer.lr": config.pretrain.optimizer.lr,
         "grpo.optimizer.lr": config.grpo.optimizer.lr,
     }
@@ -226,6 +228,7 @@ def _above_0(config: Config) -> dict[str, float]:
         "eval.questions": config.eval.questions,
         "checkpoint.keep_every": config.checkpoint.keep_every,
         "launch.max_time_s": config.launch.max_time_s,
+        "cluster.gpu_memory_gib": config.cluster.gpu_memory_gib,
     }
     return always | {key: value for key, value in may_be_null.items() if value is not None}
 
@@ -244,6 +247,11 @@ def _number_faults(config: Config) -> list[str]:
         faults.append(
             f"checkpoint.keep_last: was {config.checkpoint.keep_last}; must be at least 2, so that a damaged"
             " state has one before it"
+        )
+    if config.launch.silent_s < 10:
+        faults.append(
+            f"launch.silent_s: was {config.launch.silent_s}; must be at least 10: a busy rank may be silent for"
+            " some seconds"
         )
     if config.guard.spike_ratio <= 1:
         faults.append(f"guard.spike_ratio: was {config.guard.spike_ratio}; must be above 1")

@@ -252,7 +252,7 @@ class RolloutConfig:
     answer_timeout_s: float = 1800.0
     """How long an engine may take over any one thing asked of it, a whole rollout included."""
     engine_restarts: int = 3
-    """How often in a run an engine that died or hung is started anew; past it the run stops."""
+    """How often in one start of a run an engine that died or hung is started anew; past it the run stops."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -390,6 +390,8 @@ class ClusterConfig:
     """Threads of one CPU trainer rank."""
     timeout_s: float = 2400.0
     """A collective that takes longer ends the run; ranks wait in one while another's engine answers."""
+    gpu_memory_gib: float | None = None
+    """Memory of one GPU, as CUDA reports it to a program; None: not known. `r1mega plan` holds runs to it."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import FrameType
 
 from r1mega.stopping import SAVED
 
@@ -46,7 +47,7 @@ def _join_srun() -> None:
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     # Any port that the job's tasks agree on and another job on the node does not take; the kernel gives
     # connections those from 32,768 on.
-    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ["SLURM_JOB_ID"]) % 12_000))
+    os.environ.setdefault("MASTER_PORT", str(20_000 + 2 * (int(os.environ["SLURM_JOB_ID"]) % 6_000)))
     tasks = os.environ["SLURM_STEP_NUM_TASKS"]
     # Nodes of a Slurm that is rehearsed on one machine are that machine.
     alone = os.environ.get("R1MEGA_MACHINES") == "1"
@@ -95,9 +96,9 @@ def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = R
                 process.kill()
                 process.wait()
     if line:
-        again = (
-            "; the same command goes on from the last saved state" if program == RUN and code != 130 else ""
-        )
+        told_fresh = any(one.startswith("fresh=true") for one in arguments)
+        same = "the same command without fresh=true" if told_fresh else "the same command"
+        again = f"; {same} goes on from the last saved state" if program == RUN and code != 130 else ""
         print(f"{line}{again}", file=sys.stderr)
     return code
 
@@ -106,10 +107,15 @@ def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = R
 def _signals() -> Iterator[list[int]]:
     """The signals that come meanwhile and tell the run to save and stop."""
     told: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, frame: told.append(number))
-        for number in (signal.SIGTERM, signal.SIGUSR1)
-    }
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def mark(number: int, frame: FrameType | None) -> None:
+        told.append(number)
+        if callable(earlier := before[signal.Signals(number)]):
+            earlier(number, frame)  # a pipeline's, which then starts no further stage
+
+    for number in before:
+        signal.signal(number, mark)
     try:
         yield told
     finally:

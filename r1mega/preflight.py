@@ -73,7 +73,7 @@ class Place:
             rank=int(environment.get("SLURM_PROCID", "0")),
             names=tuple(environment.get("R1MEGA_NODES", socket.gethostname()).split()),
             address=environment.get("MASTER_ADDR", "127.0.0.1"),
-            port=20_000 + (int(environment.get("SLURM_JOB_ID", os.getpid())) + 1) % 12_000,
+            port=20_001 + 2 * (int(environment.get("SLURM_JOB_ID", os.getpid())) % 6_000),
             answer_s=float(environment.get("R1MEGA_PREFLIGHT_S", "180")),
         )
 

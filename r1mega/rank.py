@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import importlib
 import os
 import signal
@@ -24,8 +25,13 @@ def run_rank(config: Config, plan: Plan) -> int:
     try:
         return _take_part(config, plan)
     except stopping.Stop as stop:
-        _say(f"Saved and stopped ({stop}); the same command goes on.")
+        _say(f"Saved and stopped ({stop}); the same command{' without fresh=true' * config.fresh} goes on.")
         return stopping.SAVED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"error: {error.filename or config.folder}: {error.strerror}", file=sys.stderr, flush=True)
+        return 1
     except Exception as error:
         if not watch.is_lost_peer(error):
             raise

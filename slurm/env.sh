@@ -27,6 +27,8 @@ export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}
 # that the preflight names, which the job avoids from then on. Anything else ends the job with that code.
 run_and_requeue() {
     local code=0 bad='' said
+    # Begun anew once, the job goes on from there.
+    [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || set -- "$@" fresh=false
     said=$(mktemp -d) && touch "$said/faults" "$said/errors"
     step='' signals=0
     trap 'signals=$((signals + 1)); [ -z "$step" ] || kill -USR1 "$step"' USR1 TERM

@@ -16,6 +16,7 @@ import argparse
 import hashlib
 import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -66,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
     parser.add_argument("--longest-s", type=float, default=50.0, help="the longest wait before a kill")
     given = parser.parse_args(arguments)
+    shutil.rmtree(given.folder, ignore_errors=True)
     began = time.monotonic()
     wanted = undisturbed(given.folder)
     print(f"undisturbed: {time.monotonic() - began:.0f} s", flush=True)

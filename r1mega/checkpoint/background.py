@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
-from megatron.core.dist_checkpointing.strategies.state_dict_saver import save_state_dict_async_finalize
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
 from r1mega.checkpoint.store import Digests, digest
@@ -39,8 +40,9 @@ class Writing:
         self._error: OSError | None = None
         # Megatron would start a process to hold the queue that its writing processes answer in.
         filesystem_async._results_queue = queue.SimpleQueue()
+        self._strategy = _InThread(BACKEND, VERSION, thread_count=1)
         self._request: AsyncRequest = dist_checkpointing.save(
-            state, str(folder), _InThread(BACKEND, VERSION, thread_count=1), async_sharded_save=True
+            state, str(folder), self._strategy, async_sharded_save=True
         )
         self._thread = threading.Thread(target=self._write, name="checkpoint", daemon=True)
         self._thread.start()
@@ -59,22 +61,36 @@ class Writing:
         """Why this rank could not write its part; to be asked when `done`."""
         return self._error
 
-    def close(self) -> Digests:
-        """End the save, on every rank, none of which had an error; digests of this rank's files."""
-        for finalize in self._request.finalize_fns:
-            finalize()
-        return self._digests
+    def close(self) -> tuple[Digests, str | None]:
+        """End the save, on every rank, none of which had an error.
+
+        Returns:
+            Digests of all ranks' files, on all; and on rank 0 why their list could not be written, if so.
+        """
+        writer, metadata = self._strategy.planned
+        everyone: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, (writer.retrieve_write_results(), self._digests))
+        fault = None
+        if dist.get_rank() == 0:
+            try:
+                writer.finish(metadata, [results for results, _ in everyone])
+                save_config(CheckpointingConfig(BACKEND, VERSION), str(self._folder))
+            except OSError as error:
+                fault = error.strerror or str(error)
+        return {name: of for _, digests in everyone for name, of in digests.items()}, fault
 
     def _write(self) -> None:
         try:
             files: list[Path] = self._request.async_fn(*self._request.async_fn_args)
             self._digests = {file.name: digest(file) for file in files}
-        except OSError as error:
-            self._error = error
+        except Exception as error:
+            self._error = _of_the_disk(error)
 
 
 class _InThread(TorchDistSaveShardedStrategy):
-    """Megatron's strategy, but for who writes."""
+    """Megatron's strategy, but for who writes, and who lists what was written."""
+
+    planned: tuple[FileSystemWriterAsync, Any]
 
     def _get_save_and_finalize_callbacks(self, writer: FileSystemWriterAsync, planned: Any) -> AsyncRequest:
         transforms = [writer.transforms] if hasattr(writer, "transforms") else []
@@ -83,15 +99,12 @@ class _InThread(TorchDistSaveShardedStrategy):
             for path, key, (of_bytes, tensors) in writer.write_buckets or []
         ]
         write: Callable[..., list[Path]] = partial(_write, transforms, copied, writer.results_queue)
-        return AsyncRequest(write, (), [partial(save_state_dict_async_finalize, *planned)])
+        self.planned = writer, planned[1]
+        return AsyncRequest(write, (), [])
 
 
 def _write(transforms: list[Any], buckets: list[Any], results: Any) -> list[Path]:
-    """Write the buckets, a file each, onto the disk.
-
-    Raises:
-        OSError: the disk is full, or a file cannot be written.
-    """
+    """Write the buckets, a file each, onto the disk; raises what Megatron's writer met."""
     written: dict[int, Any] = {}
     answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
     for number, bucket in enumerate(buckets):
@@ -102,7 +115,7 @@ def _write(transforms: list[Any], buckets: list[Any], results: Any) -> list[Path
         )
         _, result = answers.get()
         if isinstance(result, Exception):
-            raise _of_the_disk(result)
+            raise result
         written[number] = result
     if results is not None:
         results.put(written)
@@ -114,7 +127,7 @@ def _of_the_disk(error: BaseException) -> OSError:
     said: BaseException | None = error
     while said is not None and not isinstance(said, OSError):
         said = said.__cause__ or said.__context__
-    return said or OSError(str(error).splitlines()[0])
+    return said or OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}")
 
 
 def read(state: dict[str, Any], folder: Path) -> dict[str, Any]:

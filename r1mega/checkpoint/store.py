@@ -1,7 +1,6 @@
 """The folder of a run's saved states: their names, what makes one whole, and which are kept.
 
     checkpoints/
-      latest                name of the newest
       rollout-000010/       Megatron's distributed checkpoint, and beside it
         state.json          how far the run had come
         manifest.json       size and SHA-256 of every other file
@@ -25,7 +24,7 @@ from typing import Any
 
 from r1mega.track.files import sync, write_atomic
 
-STATE, MANIFEST, LATEST = "state.json", "manifest.json", "latest"
+STATE, MANIFEST = "state.json", "manifest.json"
 _NAME = re.compile(r"(?P<unit>rollout|update|pretrain)-(?P<number>\d{6,})")
 
 Digests = Mapping[str, Mapping[str, Any]]
@@ -94,7 +93,6 @@ class Store:
             self.remove(saved)
         partial.rename(final)
         _sync(self.folder)
-        write_atomic(self.folder / LATEST, f"{saved}\n")
 
     def discard(self, saved: Saved) -> None:
         """Throw away what was written of a state that is not to be."""

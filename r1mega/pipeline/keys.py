@@ -31,6 +31,8 @@ LAYOUT = (
     "cluster.",
     "train.",
     "reward.workers",
+    "handover.",
+    "rollout.placement",
     "rollout.replicas",
     "rollout.tensor_parallel",
     "rollout.concurrent_sequences",

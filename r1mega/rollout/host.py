@@ -102,8 +102,10 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is None or os.getppid() != parent.pid:
         os._exit(1)  # it died before the kernel was told
-    # Ctrl-C reaches the whole foreground group; the trainer decides when an engine ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole foreground group, and a cluster's TERM the whole job; the trainer decides when
+    # an engine ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _die_with_workers() -> None:

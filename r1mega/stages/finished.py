@@ -74,12 +74,13 @@ def _goes_on(config: Config, made: keys.Made) -> bool:
     if config.fresh or not (folder / keys.FILE).exists() or read_summary(folder / "summary.json"):
         return False
     before = json.loads((folder / keys.FILE).read_text())
-    something = _has_states(folder) or (folder / COURSE).exists() or (folder / "base/config.json").exists()
-    return keys.course_of(before) == keys.course_of(made) and something
+    return keys.course_of(before) == keys.course_of(made) and _holds_work(folder)
 
 
-def _has_states(folder: Path) -> bool:
-    return any((folder / "checkpoints").glob("[!.]*"))
+def _holds_work(folder: Path) -> bool:
+    """Whether there is something to go on from: a state, the base that comes first, answers that came."""
+    states = (folder / "checkpoints").glob("*-[0-9]*")
+    return any(states) or (folder / "base" / "config.json").exists() or (folder / COURSE).exists()
 
 
 def _clear(config: Config) -> None:
@@ -88,7 +89,7 @@ def _clear(config: Config) -> None:
     if not (folder / "config.yaml").exists():
         raise BadRun([f"name: {folder} exists and is no run's folder; choose another name"])
     finished = read_summary(folder / "summary.json").get("config_hash")
-    if config.fresh or not (finished or _has_states(folder)):
+    if config.fresh or not (finished or _holds_work(folder)):
         print(f"Starting over in {folder}: what an earlier run left there goes.")
         _delete(folder)
         return

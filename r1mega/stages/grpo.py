@@ -45,7 +45,7 @@ from r1mega.stages.judges import Judges
 from r1mega.stages.measures import Rates
 from r1mega.stages.parts import Text, load_model_fields, load_questions, load_text, tokenizer_files
 from r1mega.stages.pretrain import pretrain
-from r1mega.stages.recorder import PRETRAIN_ROWS, Recorder
+from r1mega.stages.recorder import Recorder
 from r1mega.stages.serving import open_engines
 from r1mega.stages.states import States
 from r1mega.stages.timing import Timing
@@ -103,7 +103,7 @@ def run(config: Config, plan: Plan) -> None:
                 pretrain(config, text, policy, recorder, states)
             else:
                 policy.load(Path(config.model.init_from))
-            course = begin(config, policy, recorder, states)
+            course = begin(config, policy, states)
             handover = Handover(config, policy, engines, probe_texts(config, text))
             handed = handover.run()
             if not course.base:
@@ -124,7 +124,7 @@ def run(config: Config, plan: Plan) -> None:
         )
 
 
-def begin(config: Config, policy: Policy, recorder: Recorder, states: States) -> Course:
+def begin(config: Config, policy: Policy, states: States) -> Course:
     """The course from the newest state on, or a fresh one from the policy as it is."""
     grpo = config.grpo
     policy.start_training(grpo.optimizer, grpo.rollouts * grpo.updates_per_rollout)
@@ -132,8 +132,6 @@ def begin(config: Config, policy: Policy, recorder: Recorder, states: States) ->
     if kept is not None:
         course, reference = kept
         return Course(**course, reference=reference)
-    rows_of_the_base = {name: size for name, size in recorder.position().items() if name == PRETRAIN_ROWS}
-    recorder.rewind(rows_of_the_base)
     return Course(reference=policy.snapshot() if grpo.kl_coefficient else None)
 
 
@@ -152,6 +150,7 @@ def train(
     grpo, weights = config.grpo, config.reward.weights
     stream = _stream(config, text, course)
     progress = recorder.progress("rollout", grpo.rollouts, course.rollouts)
+    states.start_clock()
     while not _is_done(config, course):
         rollout = course.rollouts + 1
         timing = Timing()
@@ -159,6 +158,7 @@ def train(
         with timing("gen"):
             batch = _sample(config, text, handover, questions, rollout, course.updates)
         grading = judging.submit(grader, batch)
+        states.poll()
         with timing("old_log_prob"):
             old_logps = policy.score(batch.samples, config.rollout.temperature)
         with timing("ref"):
@@ -176,32 +176,24 @@ def train(
         course.add_handover(handed)
         differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
         course.add(rollout, batch, differs["mean_abs_dlogp"])
-        recorder.rollout(
-            {
-                "rollout": rollout,
-                "update": course.updates,
-                "policy_version": batch.completions[0].version,
-                **judging.figures(components),
-                "critic/score/mean": rewards_PG.mean().item(),
-                "critic/groups_without_variance": int(no_variance_P.sum()),
-                **_learning_figures(learning, old_logps, differs),
-                **handed,
-                **timing.figures(),
-                **states.figures(),
-                "reliability/skipped_updates": policy.guard.skipped,
-                **batch.figures(timing.seconds["gen"]),
-            },
-            progress,
-        )
+        row = {
+            "rollout": rollout,
+            "update": course.updates,
+            "policy_version": batch.completions[0].version,
+            **judging.figures(components),
+            "critic/score/mean": rewards_PG.mean().item(),
+            "critic/groups_without_variance": int(no_variance_P.sum()),
+            **_learning_figures(learning, old_logps, differs),
+            **handed,
+            "reliability/skipped_updates": policy.guard.skipped,
+        }
+        measured = timing.figures() | states.figures() | batch.figures(timing.seconds["gen"])
+        recorder.rollout(row | measured, progress)
         kept = range(len(batch.texts))[: config.track.samples_kept]
         recorder.samples(batch, components, kept, rollout=rollout)
         course.stream = stream.state()
-        states.after(
-            Saved("rollout", rollout),
-            course.as_json(),
-            last=_is_done(config, course),
-            reference=course.reference,
-        )
+        done, saved = _is_done(config, course), Saved("rollout", rollout)
+        states.after(saved, course.as_json(), last=done, reference=course.reference)
 
 
 def _is_done(config: Config, course: Course) -> bool:

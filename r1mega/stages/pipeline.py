@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from r1mega import stopping
 from r1mega.config import BadRun, Config, compose
 from r1mega.launch import start_ranks
 from r1mega.pipeline import record, show, slurm
@@ -44,6 +45,7 @@ def main(config: Config, arguments: Sequence[str], configurations: Path) -> int:
         seconds = record.read_seconds(config.folder)
         print(show.plan(config.name, config.folder, nodes, before, seconds))
         return 0
+    stopping.listen()
     record.open_folder(config)
     record.forget(nodes, forced)
     if config.pipeline.submit:
@@ -80,6 +82,8 @@ def run(
             why = before[node.name].why if before[node.name].runs else now.why
             print(show.head(number, nodes, why, time.monotonic() - began, to_run, seconds), flush=True)
             stage_began = time.monotonic()
+            if stopping.asked():
+                return _stopped(config, node, SAVED)
             code = start(node.arguments, node.ranks) or _unfinished(node)
             if code:
                 record.write_whole(config, nodes[: number - 1], seconds)

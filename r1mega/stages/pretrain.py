@@ -43,11 +43,11 @@ def pretrain(config: Config, text: Text, policy: Policy, recorder: Recorder, sta
     folder = config.folder / "base"
     if (folder / "config.json").exists():
         policy.load(folder)
-        policy.version = config.pretrain.updates
-        return
-    train(config, text, policy, recorder, states)
-    policy.export(folder, beside=tokenizer_files(text.folder))
+    else:
+        train(config, text, policy, recorder, states)
+        policy.export(folder, beside=tokenizer_files(text.folder))
     states.forget(UNIT)
+    policy.version = config.pretrain.updates
 
 
 def train(config: Config, text: Text, policy: Policy, recorder: Recorder, states: States) -> None:
@@ -59,6 +59,7 @@ def train(config: Config, text: Text, policy: Policy, recorder: Recorder, states
     done = kept[0]["updates"] if kept else 0
     progress = recorder.progress("update", plan.updates, done)
     watch.phase("pre-training")
+    states.start_clock()
     for update in range(done, plan.updates):
         began = time.monotonic()
         samples = _samples(text, corpus, update * plan.samples_per_update, plan.samples_per_update)

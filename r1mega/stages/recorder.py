@@ -10,7 +10,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from r1mega.config import Config, Stage
+from r1mega.config import BadRun, Config, Stage
 from r1mega.stages.finished import course_hash, prepare_folder
 from r1mega.stages.judging import Components
 from r1mega.stages.sampling import Batch
@@ -74,11 +74,19 @@ class Recorder:
         return {file.name: file.stat().st_size for file in files if file.exists()}
 
     def rewind(self, position: Mapping[str, int]) -> None:
-        """Cut the files of rows to a `position`: what came after it is about to come again."""
-        if self.writes:
+        """Cut the files of rows to a `position`: what came after it is about to come again.
+
+        Raises:
+            BadRun: on rank 0; a file is shorter than that, or gone.
+        """
+        if not self.writes:
+            return
+        try:
             for name in ROWS:
-                if (self.folder / name).exists():
+                if (self.folder / name).exists() or position.get(name):
                     jsonl.cut(self.folder / name, position.get(name, 0))
+        except ValueError as error:
+            raise BadRun([f"{error}; fresh=true starts over"]) from None
 
     def rollout(self, row: Mapping[str, Any], progress: Progress) -> None:
         """Record the figures of a rollout, and show them."""

@@ -72,6 +72,7 @@ def train(
     progress = recorder.progress("update", updates, done)
     batches = order.minibatches(len(learnt), plan.samples_per_update, epochs=plan.epochs, seed=config.seed)
     watch.phase("training")
+    states.start_clock()
     for number, batch in enumerate(islice(batches, done, None), done + 1):
         began = time.monotonic()
         minibatch = [learnt[i] for i in batch]

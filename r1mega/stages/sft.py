@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from itertools import islice
+from math import inf
 from pathlib import Path
 
 from r1mega import watch
@@ -50,11 +51,13 @@ def fine_tune(
     policy.start_training(plan.optimizer, updates)
     kept = states.take_up("update")
     done, tokens = (kept[0]["updates"], kept[0]["tokens"]) if kept else (0, 0)
+    budget = inf if plan.token_budget is None else plan.token_budget
     progress = recorder.progress("update", updates, done)
     batches = order.minibatches(len(samples), plan.samples_per_update, epochs=plan.epochs, seed=config.seed)
     watch.phase("fine-tuning")
+    states.start_clock()
     for update, indices in enumerate(islice(batches, done, None), done + 1):
-        if plan.token_budget is not None and tokens >= plan.token_budget:
+        if tokens >= budget:
             break
         began = time.monotonic()
         minibatch = [samples[i] for i in indices]
@@ -67,7 +70,7 @@ def fine_tune(
         row["tokens_per_s"] = learnt / (time.monotonic() - began)
         recorder.update(row, progress, every=max(1, updates // 10))
         course = {"updates": update, "tokens": tokens}
-        states.after(Saved("update", update), course, last=update == updates)
+        states.after(Saved("update", update), course, last=update == updates or tokens >= budget)
     return tokens
 
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ from r1mega.checkpoint import background, sharded
 from r1mega.checkpoint.store import Saved, Store
 from r1mega.config import Config
 from r1mega.policy import Policy
-from r1mega.stages.recorder import Recorder
+from r1mega.stages.recorder import PRETRAIN_ROWS, Recorder
 from r1mega.weights.whole import from_first_rank
 
 AHEAD = 1.5
@@ -43,6 +43,7 @@ class Moment:
 
     saved: Saved
     course: Mapping[str, Any]
+    policy: Mapping[str, Any]
     reference: Sequence[Tensor] | None
     rows: Mapping[str, int]
 
@@ -70,11 +71,18 @@ class States:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None or isinstance(error, stopping.Stop):
-            # Told to stop within a unit of work, the run is still where its last one ended.
             self._settle(wait=True)
-            if error is not None and self._moment is not None and self._newest != self._moment.saved:
-                self._save(self._moment)
-                self._settle(wait=True)
+        if isinstance(error, stopping.Stop) and self._is_unsaved(self._moment):
+            self._save(self._moment)
+            self._settle(wait=True)
+
+    def _is_unsaved(self, moment: Moment | None) -> TypeGuard[Moment]:
+        """Whether the run, told to stop, stands at a moment that no state is of.
+
+        Stopped after an update that the moment is not of, the policy is no longer what the moment names.
+        """
+        at_it = moment is not None and self.policy.training_state() == moment.policy
+        return moment is not None and at_it and self._newest != moment.saved
 
     def take_up(self, unit: str) -> tuple[dict[str, Any], list[Tensor] | None] | None:
         """Put the newest whole state of this unit into the policy, whose course must have begun alike.
@@ -82,9 +90,11 @@ class States:
         Returns:
             The stage's course as it was saved, and the reference; None where there is no state.
         """
-        self._since = time.monotonic()
         saved = self._newest_whole(unit)
         if saved is None:
+            # What an earlier start wrote comes again; the rows of a base that was finished do not.
+            rows = self.recorder.position() if unit == "rollout" else {}
+            self.recorder.rewind({name: rows[name] for name in rows if name == PRETRAIN_ROWS})
             return None
         kept: dict[str, Any] = from_first_rank(self.store.state(saved) if dist.get_rank() == 0 else {})
         reference = self.policy.snapshot() if kept["reference"] else None
@@ -117,14 +127,26 @@ class States:
             Stop: on every rank; the state is saved.
         """
         self._longest_s = max(self._longest_s, time.monotonic() - self._since)
-        self._moment = Moment(saved, course, reference, self.recorder.position())
+        self._moment = Moment(
+            saved, course, self.policy.training_state(), reference, self.recorder.position()
+        )
         reason = self._settle()
         every = self.config.save_every_rollouts if saved.unit == "rollout" else self.config.save_every_updates
         if last or saved.number % every == 0:
             self._save(self._moment)
+        if last:
+            self._settle(wait=True)  # what comes after may take long, and nobody would give it its name
         self._since = time.monotonic()
         if reason:
             raise stopping.Stop(reason)
+
+    def start_clock(self) -> None:
+        """The first unit of work begins: what came before does not say how long one takes."""
+        self._since = time.monotonic()
+
+    def poll(self) -> None:
+        """Give a save that all ranks have written its name, if there is one."""
+        self._settle()
 
     def figures(self) -> dict[str, float]:
         """How long training stood still for saving since the last call, and how many saves failed."""
@@ -159,25 +181,33 @@ class States:
 
     def _save(self, moment: Moment) -> None:
         """Begin to save; what was being written before is finished first."""
-        self._settle(wait=True)
-        if not self.policy.training_state()["steps"]:
-            return  # every update so far was skipped: the run's beginning is its state
         watch.phase("saving")
         began = time.monotonic()
+        self._settle(wait=True)
+        # Where every update so far was skipped, the run's beginning is its state.
+        if moment.policy["steps"]:
+            self._begin(moment)
+        self.stall_s += time.monotonic() - began
+
+    def _begin(self, moment: Moment) -> None:
+        described = sharded.describe(self.policy, moment.reference, loading=False)
+        folder, fault = None, self._no_room(described)
+        if fault is None and dist.get_rank() == 0:
+            try:
+                folder = self.store.begin(moment.saved)
+            except OSError as error:
+                fault = error.strerror or str(error)
+        folder, fault = from_first_rank((folder, fault))
+        if folder is None:
+            self._fail(moment.saved, str(fault))
+            return
         kept = {
             "course": moment.course,
-            "policy": self.policy.training_state(),
+            "policy": moment.policy,
             "rows": moment.rows,
             "reference": moment.reference is not None,
         }
-        described = sharded.describe(self.policy, moment.reference, loading=False)
-        if fault := self._no_room(described):
-            self._fail(moment.saved, fault)
-            return
-        folder = from_first_rank(self.store.begin(moment.saved) if dist.get_rank() == 0 else None)
-        assert folder is not None
         self._writing = background.Writing(described, folder), moment, kept
-        self.stall_s += time.monotonic() - began
 
     def _settle(self, *, wait: bool = False) -> str | None:
         """Give a save that all ranks have written its name; with `wait`, when they have.
@@ -208,19 +238,24 @@ class States:
             dist.all_gather_object(errors, error and (error.strerror or str(error)))
             self._fail(moment.saved, next(one for one in errors if one))
             return
-        digests: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(digests, writing.close())
-        fault = None
-        if dist.get_rank() == 0:
+        digests, fault = writing.close()
+        if dist.get_rank() == 0 and fault is None:
             try:
-                self.store.publish(moment.saved, kept, {k: v for part in digests for k, v in part.items()})
-                self.store.prune(moment.saved.unit, self.config.keep_last, self.config.keep_every)
+                self.store.publish(moment.saved, kept, digests)
             except OSError as publishing:
                 fault = publishing.strerror or str(publishing)
         if fault := from_first_rank(fault):
             self._fail(moment.saved, fault)
             return
         self._newest = moment.saved
+        self._prune(moment.saved.unit)
+
+    def _prune(self, unit: str) -> None:
+        if dist.get_rank() == 0:
+            try:
+                self.store.prune(unit, self.config.keep_last, self.config.keep_every)
+            except OSError as error:
+                print(f"warning: an old state could not be removed: {error}", flush=True)
 
     def _no_room(self, described: dict[str, Any]) -> str | None:
         needed = torch.tensor(background.local_bytes(described), dtype=torch.int64, device=self.policy.device)

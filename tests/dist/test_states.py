@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,35 @@ def save_on_bad_disks(port: int, folder: Path, fields: dict[str, Any]) -> dict[s
         return {"said": recorder.said, "failed": failed, "taken": taken and taken[0]}
 
 
+def stop_at_odd_moments(port: int, folder: Path, fields: dict[str, Any]) -> list[Any]:
+    """Told to stop, once where a rollout has ended that is not saved, once after an update of the next."""
+    with layout(port, ep=2) as plan:
+        from r1mega.config import CheckpointConfig, Config, OptimizerConfig, Stage
+        from r1mega.stages.pretrain import cross_entropy, token_weights
+        from r1mega.stages.states import States
+        from r1mega.stopping import Stop
+
+        checkpoint = CheckpointConfig(save_every_rollouts=100)
+        samples = samples_of(random_texts(random.Random(0), fields["vocab_size"], 8))
+        taken = []
+        for name, updates_after in (("between", 0), ("within", 1)):
+            (folder / name).mkdir(exist_ok=True)
+            config = Config(stage=Stage.grpo, name=name, runs_dir=str(folder), checkpoint=checkpoint)
+            policy, recorder = new_policy(fields, plan), Recorder()
+            policy.start_training(OptimizerConfig(lr=1e-3), updates=10)
+            with suppress(Stop), States(config, policy, recorder) as states:  # type: ignore[arg-type]
+                policy.update(samples, {"weights": token_weights(samples)}, cross_entropy, 0.0)
+                states.after(Saved("rollout", 1), {"rollouts": 1}, last=False)
+                for _ in range(updates_after):
+                    policy.update(samples, {"weights": token_weights(samples)}, cross_entropy, 0.0)
+                raise Stop("SIGUSR1")
+            again = new_policy(fields, plan)
+            again.start_training(OptimizerConfig(lr=1e-3), updates=10)
+            kept = States(config, again, recorder).take_up("rollout")  # type: ignore[arg-type]
+            taken.append(kept and (kept[0], again.version))
+        return taken
+
+
 @pytest.fixture(scope="module")
 def fields() -> dict[str, Any]:
     return random_fields(
@@ -98,4 +128,9 @@ def test_training_goes_on_and_the_other_states_are_whole(tmp_path: Path, fields:
     store = Store(tmp_path / "run/checkpoints")
     assert [one.number for one in store.saved("rollout")] == [4, 1]
     assert [store.faults(one) for one in store.saved("rollout")] == [[], []]
-    assert {path.name for path in store.folder.iterdir()} == {"latest", "rollout-000001", "rollout-000004"}
+    assert {path.name for path in store.folder.iterdir()} == {"rollout-000001", "rollout-000004"}
+
+
+def test_no_state_names_a_moment_that_the_policy_has_left(tmp_path: Path, fields: dict[str, Any]) -> None:
+    for found in run_ranks(2, stop_at_odd_moments, free_ports(1)[0], tmp_path, fields):
+        assert found == [({"rollouts": 1}, 1), None]

@@ -36,7 +36,6 @@ def test_a_state_is_found_with_what_it_holds(store: Store) -> None:
     assert store.saved("pretrain") == [Saved("pretrain", 7)]
     assert store.state(Saved("rollout", 10)) == COURSE
     assert store.faults(Saved("rollout", 10)) == []
-    assert (store.folder / "latest").read_text() == "pretrain-000007\n"
 
 
 def flip(path: Path) -> None:

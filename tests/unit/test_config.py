@@ -157,7 +157,7 @@ def test_a_run_must_be_named() -> None:
         ("guard.spike_ratio=1", "guard.spike_ratio: was 1.0; must be above 1"),
         ("guard.stop_after=0", "guard.stop_after: was 0; must be above 0"),
         ("launch.max_time_s=0", "launch.max_time_s: was 0.0; must be above 0"),
-        ("launch.silent_s=0", "launch.silent_s: was 0.0; must be above 0"),
+        ("launch.silent_s=0", "launch.silent_s: was 0.0; must be at least 10"),
         ("rollout.engine_restarts=-1", "rollout.engine_restarts: was -1; must be at least 0"),
         ("handover.buffer_bytes=0", "handover.buffer_bytes: was 0; must be above 0"),
         ("+reward.weights.reasoning.accurcy=1.0", "reward.weights.reasoning.accurcy"),

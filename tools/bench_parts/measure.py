@@ -63,7 +63,7 @@ def run(config: Config, plan: Plan, repetitions: int) -> dict[str, Any]:
         overheard = Overheard(engines)
         recorder.begin(policy, handover.probe, _faster(raws, speeds), lambda: overheard.requests)
         handover.engines = cast(Engines, overheard)
-        course = grpo.begin(config, policy, recorder, states)
+        course = grpo.begin(config, policy, states)
         judges = Judges(config, plan, text)
         grpo.train(config, text, policy, handover, grader, judges, recorder, states, course)
     return {
