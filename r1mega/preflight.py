@@ -68,7 +68,7 @@ class Place:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> Place:
-        # Beside the port of the run, which may start before this one is free again.
+        # Not the run's port, nor that of a run beside it: its own may start before this one is free again.
         return cls(
             rank=int(environment.get("SLURM_PROCID", "0")),
             names=tuple(environment.get("R1MEGA_NODES", socket.gethostname()).split()),

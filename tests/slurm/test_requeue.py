@@ -139,16 +139,16 @@ JOBS = {
     "told-to-end": ("then=wait,0", {}, TERM_TO_SCRIPT, "COMPLETED", "0:0", [BOTH] * 2),
     "cancelled": ("then=wait,0", {}, CANCEL, "CANCELLED", "", [BOTH]),
     "bad-nodes": ("preflight=n2,n3,0 then=0,0,0", {}, None, "COMPLETED", "0:0", [["n1", "n4"]]),
-    "gone-bad": ("preflight=0/n2,0 then=1,0", {}, None, "COMPLETED", "0:0", [BOTH, ["n1", "n3"]]),
     "all-bad": ("preflight=n1+n2,0 then=0,0", {}, None, "FAILED", "1:0", []),
 }
 
 
 @pytest.fixture(scope="module")
 def ended(bench: Bench) -> dict[str, Ended]:
-    """All of them, submitted at once, and one that Slurm warns of its time."""
+    """All of them, submitted at once, and two more."""
     numbers = {name: bench.submit(name, job[0], **job[1]) for name, job in JOBS.items()}
     numbers["time"] = bench.submit("time", "then=wait,0", "--time=1", "--signal=B:USR1@50")
+    numbers["gone-bad"] = bench.submit("gone-bad", "preflight=0/n2,0 then=1,0")
     for name, job in JOBS.items():
         if job[2] is not None:
             job[2](bench, name, numbers[name])
@@ -173,6 +173,12 @@ def test_bad_nodes_are_named_and_avoided_for_good(ended: dict[str, Ended]) -> No
     assert (found.looks, found.avoids) == (3, "n2,n3"), found.log
     assert "\nn2: free disk 0.4 GiB in runs, needs 5.0 GiB\n" in found.log
     assert ended["all-bad"].avoids == "(null)"
+
+
+def test_after_a_failure_the_nodes_are_looked_at_again(ended: dict[str, Ended]) -> None:
+    found = ended["gone-bad"]
+    assert (found.state, found.avoids, len(found.lives)) == ("COMPLETED", "n2", 2), found.log
+    assert "n2" not in found.lives[1]
 
 
 def test_why_a_job_is_not_started_again_is_said(ended: dict[str, Ended]) -> None:

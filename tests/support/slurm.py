@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import os
+import random
 import shutil
 import signal
 import socket
@@ -31,6 +32,7 @@ REQUEUE_S = 5
 
 CONF = """
 ClusterName=local
+FirstJobId={first}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser={user}
@@ -217,8 +219,15 @@ def program(path: Path, text: str) -> Path:
 def _configure(base: Path, conf: Path, names: list[str], lost_s: int) -> None:
     host = socket.gethostname().split(".")[0]
     port, *ports = _free_ports(1 + len(names))
+    # Jobs of clusters beside this one have other numbers, of which ports are made.
     text = CONF.format(
-        base=base, host=host, port=port, user=getpass.getuser(), requeue_s=REQUEUE_S, lost_s=lost_s
+        first=random.randrange(1, 5_000) * 100,
+        base=base,
+        host=host,
+        port=port,
+        user=getpass.getuser(),
+        requeue_s=REQUEUE_S,
+        lost_s=lost_s,
     )
     nodes = [NODE.format(name=name, host=host, port=of) for name, of in zip(names, ports, strict=True)]
     conf.write_text("".join([*nodes, text]))
