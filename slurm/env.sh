@@ -95,12 +95,12 @@ bad_nodes() {
 
 # Put the job back into the queue, to avoid the nodes named.
 requeue() {
-    local job avoid
+    local job avoid restarts=${SLURM_RESTART_COUNT:-0}
     job=$(scontrol -o show job "$SLURM_JOB_ID")
     if ! grep -q ' JobState=RUNNING ' <<<"$job"; then
         echo "r1mega: Slurm ends this job itself (cancelled, preempted or out of time)"
-    elif [ "${SLURM_RESTART_COUNT:-0}" -ge "$R1MEGA_MAX_RESTARTS" ]; then
-        echo "r1mega: started again $SLURM_RESTART_COUNT times, as often as R1MEGA_MAX_RESTARTS lets"
+    elif [ "$restarts" -ge "$R1MEGA_MAX_RESTARTS" ]; then
+        echo "r1mega: started again $restarts times, as often as R1MEGA_MAX_RESTARTS lets"
     else
         # Slurm ends this script as it requeues it, and lets nodes be excluded only after that.
         trap '' USR1 TERM

@@ -135,6 +135,7 @@ JOBS = {
     "fault": ("then=fault,0", {}, None, "FAILED", "3:0", [BOTH]),
     "bad-input": ("preflight=2,0 then=0,0", {}, None, "FAILED", "2:0", []),
     "budget": ("then=75,75,0", PAST, None, "FAILED", "75:0", [BOTH] * 2),
+    "no-budget": ("then=75,0", {"R1MEGA_MAX_RESTARTS": "0"}, None, "FAILED", "75:0", [BOTH]),
     "told": ("then=wait,0", {}, USR1_TO_SCRIPT, "COMPLETED", "0:0", [BOTH] * 2),
     "told-to-end": ("then=wait,0", {}, TERM_TO_SCRIPT, "COMPLETED", "0:0", [BOTH] * 2),
     "cancelled": ("then=wait,0", {}, CANCEL, "CANCELLED", "", [BOTH]),
