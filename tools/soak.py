@@ -117,6 +117,8 @@ def strike(run: Path, launcher: psutil.Popen, draw: random.Random, tally: Tally)
     family = [launcher, *launcher.children(recursive=True)]
     victim = draw.choice(family)
     kind = kind_of(victim, launcher)
+    if kind is None:
+        return None
     saving = any((run / "checkpoints").glob(".*.partial"))
     try:
         victim.send_signal(signal.SIGKILL)
@@ -138,13 +140,13 @@ def strike(run: Path, launcher: psutil.Popen, draw: random.Random, tally: Tally)
     return code or 1
 
 
-def kind_of(process: psutil.Process, launcher: psutil.Popen) -> str:
-    """What the process is to the run."""
+def kind_of(process: psutil.Process, launcher: psutil.Popen) -> str | None:
+    """What the process is to the run; None where it has just ended."""
     try:
         command = " ".join(process.cmdline())
         parent = process.ppid()
-    except psutil.NoSuchProcess:
-        return "gone"
+    except psutil.NoSuchProcess:  # or a zombie
+        return None
     if process.pid == launcher.pid:
         return "launcher"
     if "rewards.worker" in command:
