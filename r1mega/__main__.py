@@ -5,6 +5,7 @@
     r1mega run=cpu_zero --cfg job                print the composed run and stop
     torchrun --nproc-per-node 2 -m r1mega run=cpu_zero
     r1mega doctor                                what this machine has, and what it lacks; --json
+    r1mega plan run=r1_zero                      what the run holds where, and whether it fits; --json
 
 A run is composed and checked before anything slow is imported: what is wrong with it is said at once,
 all of it, and the exit code is 2.
@@ -28,6 +29,10 @@ def main() -> None:
         from r1mega.doctor import main as doctor
 
         sys.exit(doctor(arguments[1:]))
+    if arguments[:1] == ["plan"]:
+        from r1mega.planner.command import main as plan
+
+        sys.exit(plan(arguments[1:], configurations()))
     if any(argument.startswith("-") for argument in arguments):
         _show(arguments)
         return

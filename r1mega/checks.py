@@ -67,7 +67,7 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
     faults += rollout_faults
     on_cpu = config.cluster.backend is Backend.cpu
     if plan is not None:
-        faults += _row_faults(config, plan) + _placement_faults(config, plan)
+        faults += row_faults(config, plan) + placement_faults(config, plan)
     if plan is not None and hf is not None:
         faults += faults_for(plan, family_of(hf).shape(hf))
     if rollout is not None and hf is not None:
@@ -229,6 +229,7 @@ def _above_0(config: Config) -> dict[str, float]:
         "checkpoint.keep_every": config.checkpoint.keep_every,
         "launch.max_time_s": config.launch.max_time_s,
         "cluster.gpu_memory_gib": config.cluster.gpu_memory_gib,
+        "cluster.gpus_per_machine": config.cluster.gpus_per_machine,
     }
     return always | {key: value for key, value in may_be_null.items() if value is not None}
 
@@ -306,7 +307,8 @@ def _probe_faults(config: Config) -> list[str]:
     ]
 
 
-def _row_faults(config: Config, plan: Plan) -> list[str]:
+def row_faults(config: Config, plan: Plan) -> list[str]:
+    """A row must hold the longest sample, with the padding of this layout."""
     tokens, longest = config.train.tokens_per_microbatch, config.rollout.max_context_tokens
     needed = longest + -longest % plan.row_multiple
     if not longest <= tokens < needed:
@@ -367,7 +369,7 @@ def _machine_faults(config: Config) -> list[str]:
     return faults
 
 
-def _placement_faults(config: Config, plan: Plan) -> list[str]:
+def placement_faults(config: Config, plan: Plan) -> list[str]:
     """Engines that share the trainer's GPUs take the weights from the rank on each, so each must have one."""
     rollout, here = config.rollout, int(os.environ.get("LOCAL_WORLD_SIZE", plan.world_size))
     workers = rollout.replicas * rollout.tensor_parallel

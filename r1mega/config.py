@@ -392,6 +392,8 @@ class ClusterConfig:
     """A collective that takes longer ends the run; ranks wait in one while another's engine answers."""
     gpu_memory_gib: float | None = None
     """Memory of one GPU, as CUDA reports it to a program; None: not known. `r1mega plan` holds runs to it."""
+    gpus_per_machine: int | None = None
+    """GPUs of one machine, which an engine's workers share; None: not known. `r1mega plan` keeps to it."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -1,0 +1,118 @@
+"""What an engine's worker keeps: its part of the weights, and the cache of keys and values."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
+from math import prod
+from typing import Any
+
+from r1mega.config import Config
+from r1mega.model.family import family_of
+from r1mega.parallel.plan import RolloutPlan
+from r1mega.planner.training import BYTES, FP32
+from r1mega.planner.weights import ROUTER_BIAS
+from r1mega.weights.paper import needed_on_paper
+from r1mega.weights.table import Row, Served
+from r1mega.weights.transfer import Box
+
+_QUANTISED = re.compile(r".+\.(self_attn|mlp)\.(.+\.)?\w+_proj(_with_mqa)?\.weight")
+_BLOCK = 128
+"""As in `r1mega.weights.fp8`, which needs torch; `tests/unit/test_planner.py` holds the two together."""
+
+
+def worker_weights(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> list[int]:
+    """Bytes of each of an engine's workers' weights, as its loader takes them; a kernel may pad them more."""
+    family = family_of(hf)
+    heads = family.shape(hf).key_value_heads
+    one = replace(rollout, replicas=1)
+    found = [0] * rollout.tp
+    seen: set[tuple[str, ...]] = set()
+    for row in served(family.weight_table(hf)):
+        if row.layers is None and row.hf in seen:
+            continue  # a head that is the embedding again
+        seen.add(row.hf)
+        sample, copies = _sample(row, rollout)
+        width = _element_bytes(row, config)
+        for worker, boxes in enumerate(needed_on_paper([sample], one, heads)):
+            found[worker] += copies * sum(
+                _box_bytes(box, width, fp8=config.rollout.fp8_weights) for box in boxes
+            )
+    return found
+
+
+def served(table: Sequence[Row]) -> list[Row]:
+    """The rows of what an engine holds."""
+    return [row for row in table if not row.fused and row.served is Served.engine]
+
+
+def is_quantised(name: str) -> bool:
+    """Whether an FP8 engine has a weight as codes and scales."""
+    return _QUANTISED.fullmatch(name) is not None
+
+
+def bytes_of_a_token(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> int:
+    """What a worker's cache keeps of one token: with latent attention the latent, the same on each worker."""
+    fields, width = family_of(hf).read(hf), BYTES[config.precision.dtype]
+    if "kv_lora_rank" in fields:
+        each = fields["kv_lora_rank"] + fields["qk_rope_head_dim"]
+    else:
+        each = 2 * max(1, fields["num_key_value_heads"] // rollout.tp) * fields["head_dim"]
+    return int(fields["num_hidden_layers"] * each * width)
+
+
+def gathered_bytes(hf: dict[str, Any], config: Config) -> int:
+    """What a hand-over on GPUs gathers, whole tensors, on every rank: a layer, while the last is still held.
+
+    What belongs to no layer comes before or after them, each in one go. FP8 codes are made of a layer that
+    is whole, and stand beside it.
+    """
+    before, after, layers = 0, 0, [(0, 0)] * family_of(hf).shape(hf).layers
+    seen: set[tuple[str, ...]] = set()
+    for row in served(family_of(hf).weight_table(hf)):
+        plain = quantised = 0
+        for name, shape in zip(row.hf, row.shapes, strict=True):
+            box = Box(name, (0,) * len(shape), shape)
+            plain += _box_bytes(box, _element_bytes(row, config), fp8=False) * (row.experts or 1)
+            if config.rollout.fp8_weights and is_quantised(name):
+                quantised += _box_bytes(box, 0, fp8=True) * (row.experts or 1)
+        if row.layers is not None:
+            for layer in row.layers:
+                layers[layer] = layers[layer][0] + plain, layers[layer][1] + quantised
+        elif row.hf not in seen:
+            seen.add(row.hf)
+            before, after = (before, plain) if "norm" in row.megatron else (before + plain, after)
+    groups = [(before, 0), *layers, (after, 0)]
+    return max(max(one[0] + two[0] + one[1], two[0] + one[1] + two[1]) for one, two in pairwise(groups))
+
+
+def largest_tensor(hf: dict[str, Any], config: Config) -> int:
+    """Bytes of the largest tensor that an engine is sent."""
+    return max(
+        _box_bytes(
+            Box(name, (0,) * len(shape), shape), _element_bytes(row, config), fp8=config.rollout.fp8_weights
+        )
+        for row in served(family_of(hf).weight_table(hf))
+        for name, shape in zip(row.hf, row.shapes, strict=True)
+    )
+
+
+def _sample(row: Row, rollout: RolloutPlan) -> tuple[Row, int]:
+    """The row with one layer, and an expert for each that gets whole ones; how many times it stands."""
+    copies = 1 if row.layers is None else len(row.layers)
+    if row.experts:
+        copies *= row.experts // rollout.ep
+        row = replace(row, experts=rollout.ep)
+    return replace(row, layers=row.layers if row.layers is None else row.layers[:1]), copies
+
+
+def _element_bytes(row: Row, config: Config) -> int:
+    return FP32 if row.megatron.endswith(ROUTER_BIAS) else BYTES[config.precision.dtype]
+
+
+def _box_bytes(box: Box, element_bytes: int, *, fp8: bool) -> int:
+    if fp8 and is_quantised(box.name):
+        return prod(box.size) + FP32 * prod(-(-size // _BLOCK) for size in box.size)
+    return prod(box.size) * element_bytes

@@ -1,0 +1,162 @@
+"""Whether a run fits its GPUs, and which small change would make it fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from r1mega.config import BadRun, Config
+from r1mega.planner.engines import bytes_of_a_token
+from r1mega.planner.phases import GENERATING, Memory
+from r1mega.planner.run import Run
+
+MOST_CHANGES = 8
+"""So many doublings or halvings are tried on top of each other."""
+HELPS = 0.9
+"""A change that leaves more than this share of what lacks is none to go on from."""
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """What a run lacks."""
+
+    what: str
+    bytes: int
+    causes: dict[str, int]
+    of_cache: bool = False
+    """Of the cache's own size, and not of a GPU's memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A change that was tried."""
+
+    overrides: tuple[str, ...]
+    """As on the command line."""
+    ranks: int
+    """Of the trainer's layout; 0 where the change cannot be."""
+    lacking: int
+    """Bytes that lack in the worst phase, and of the cache; 0: it fits."""
+    why: str
+    """Where they lack, or why it cannot be."""
+
+    @property
+    def fits(self) -> bool:
+        """Nothing lacks."""
+        return self.ranks > 0 and self.lacking == 0
+
+
+def shortages(config: Config, memory: Memory) -> list[Shortage]:
+    """Every phase that does not fit, worst first, and a cache that holds no sequence; none where all fits."""
+    found = []
+    limit = config.cluster.gpu_memory_gib
+    if memory.on_gpus and limit is not None:
+        for phase in memory.phases:
+            over = phase.bytes - int(limit * _GIB)
+            if over > 0:
+                found.append(Shortage(f"{phase.name}: {phase.who}", over, phase.causes))
+    found.sort(key=lambda one: -one.bytes)
+    return found + _cache_shortage(config, memory)
+
+
+def _cache_shortage(config: Config, memory: Memory) -> list[Shortage]:
+    """vLLM refuses to start with a cache that cannot hold one sequence of the longest allowed."""
+    needed = longest_sequence_bytes(config, memory)
+    short = needed - config.rollout.kv_cache_bytes
+    if config.stage not in GENERATING or short <= 0:
+        return []
+    what = (
+        f"rollout.kv_cache_bytes: one sequence of {config.rollout.max_context_tokens:,} tokens does not fit"
+    )
+    return [Shortage(what, short, {"one sequence": needed}, of_cache=True)]
+
+
+def longest_sequence_bytes(config: Config, memory: Memory) -> int:
+    """What the longest sequence allowed takes of a worker's cache."""
+    return bytes_of_a_token(memory.hf, memory.rollout, config) * config.rollout.max_context_tokens
+
+
+def search(run: Run) -> tuple[Trial | None, list[Trial]]:
+    """The smallest change under which a run that does not fit would, and all that was tried first.
+
+    One doubling (of tp, pp, ep, dp or an engine's workers) or halving (of the cache) after another is
+    added, each time the one after which the least lacks; the first that fits ends it.
+
+    Returns:
+        The change, None where none was found, and the trials of the first round.
+    """
+    base = run
+    overrides: tuple[str, ...] = ()
+    first: list[Trial] = []
+    lacking = sum_lacking(run)
+    for number in range(MOST_CHANGES):
+        tried = [(_try(base, overrides, key, config), config) for key, config in _steps(base)]
+        if number == 0:
+            first = [trial for trial, _ in tried]
+        fitting = [trial for trial, _ in tried if trial.fits]
+        if fitting:
+            return min(fitting, key=lambda trial: trial.ranks), first
+        better = [
+            (trial, config) for trial, config in tried if trial.ranks and trial.lacking < HELPS * lacking
+        ]
+        if not better:
+            break
+        best, config = min(better, key=lambda one: (one[0].lacking, one[0].ranks))
+        base, overrides, lacking = base.changed(config), best.overrides, best.lacking
+    return None, first
+
+
+def sum_lacking(run: Run) -> int:
+    """What lacks in the worst phase, and of the cache."""
+    return _lacking(shortages(run.config, run.memory()))
+
+
+def _lacking(found: list[Shortage]) -> int:
+    cache = sum(one.bytes for one in found if one.of_cache)
+    return cache + max((one.bytes for one in found if not one.of_cache), default=0)
+
+
+def _try(run: Run, before: tuple[str, ...], override: str, config: Config) -> Trial:
+    key = override.split("=")[0]
+    overrides = (*(one for one in before if one.split("=")[0] != key), override)
+    try:
+        changed = run.changed(config)
+    except BadRun as error:
+        return Trial(overrides, 0, 0, error.faults[0])
+    found = shortages(config, changed.memory())
+    return Trial(
+        overrides,
+        changed.topology.training.world_size,
+        _lacking(found),
+        found[0].what if found else "it fits",
+    )
+
+
+def _steps(run: Run) -> Iterator[tuple[str, Config]]:
+    """Each change that may be made to a run: what it is on the command line, and the run with it."""
+    config, plan = run.config, run.topology.training
+    for name in ("tp", "pp", "ep", "dp"):
+        value = 2 * getattr(plan, name)
+        yield f"parallel.{name}={value}", replace(config, parallel=replace(config.parallel, **{name: value}))
+    if config.stage not in GENERATING:
+        return
+    workers = 2 * config.rollout.tensor_parallel
+    yield (
+        f"rollout.tensor_parallel={workers}",
+        replace(config, rollout=replace(config.rollout, tensor_parallel=workers)),
+    )
+    cache = _other_cache(run)
+    yield (
+        f"rollout.kv_cache_bytes={cache}",
+        replace(config, rollout=replace(config.rollout, kv_cache_bytes=cache)),
+    )
+
+
+def _other_cache(run: Run) -> int:
+    """Half the cache; where it holds no sequence, what one takes."""
+    needed = (
+        bytes_of_a_token(run.hf, run.topology.rollout, run.config) * run.config.rollout.max_context_tokens
+    )
+    held = run.config.rollout.kv_cache_bytes
+    return needed if held < needed else held // 2

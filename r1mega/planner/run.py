@@ -1,0 +1,170 @@
+"""A run to plan: the models and layouts that its configuration describes, checked as far as files are there.
+
+A plan needs no weights, data or tokenizer. What a run reads and is not there yet is passed over; of a model
+that is not there the published fields are taken, by the name of its folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from r1mega.checks import inputs, model_fields, placement_faults, row_faults, topology
+from r1mega.config import Backend, BadRun, Config, Stage
+from r1mega.model.family import family_of, with_scalar_head
+from r1mega.model.scalar import is_scalar
+from r1mega.parallel.plan import (
+    Topology,
+    faults_for,
+    make_plan,
+    make_rollout_plan,
+    rollout_faults_for,
+)
+from r1mega.planner.phases import GENERATING, PLANNED, Memory
+from r1mega.planner.published import PUBLISHED
+
+Fields = dict[str, Any]
+
+_MAKES = "r1mega run="
+"""How `model.made_by` begins where another run makes the folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What is planned."""
+
+    config: Config
+    hf: Fields
+    """Of the model that is trained."""
+    judges: Mapping[str, Fields]
+    """Of each reward model that is asked."""
+    topology: Topology
+    notes: tuple[str, ...]
+    """What was taken for what is not there."""
+
+    def memory(self) -> Memory:
+        """Its memory on paper."""
+        return Memory(self.config, self.hf, self.topology, self.judges)
+
+    def changed(self, config: Config) -> Run:
+        """The same models under another configuration.
+
+        Raises:
+            BadRun: its layouts cannot be; every fault.
+        """
+        return Run(config, self.hf, self.judges, _layouts(config, self.hf), self.notes)
+
+
+def read_run(config: Config, composed: Callable[[list[str]], Config]) -> Run:
+    """The run that the configuration describes.
+
+    Args:
+        composed: the run that overrides describe, to find what makes a folder that is not there.
+
+    Raises:
+        BadRun: it cannot be, or is of a stage that has no model; every fault.
+    """
+    if config.stage not in PLANNED:
+        raise BadRun(
+            [f"stage: was {config.stage}, which trains no model itself; plan a run of its stages, one by one"]
+        )
+    missing = {path for path in inputs(config).values() if not Path(path).exists()}
+    coming: dict[str, Fields | None] = dict.fromkeys(missing)
+    hf, notes = _model(config, composed)
+    if config.model.init_from in missing:
+        coming[config.model.init_from] = hf
+    found = topology(config, None, coming)
+    if faults := _machine_faults(config):
+        raise BadRun(faults)
+    judges, taken = _judges(config, hf, missing)
+    if config.stage is Stage.reward_model and not is_scalar(hf):
+        hf = with_scalar_head(hf)
+    notes += taken + [
+        f"{path}: not there; nothing of it is needed here" for path in sorted(missing - _models(config))
+    ]
+    return Run(config, hf, judges, found, tuple(notes))
+
+
+def _models(config: Config) -> set[str | None]:
+    return {config.model.init_from, config.reward.helpful_model, config.reward.harmless_model}
+
+
+def _model(config: Config, composed: Callable[[list[str]], Config]) -> tuple[Fields, list[str]]:
+    given, made_by = config.model.init_from, config.model.made_by
+    if given is None:
+        return config.model.hf, []
+    if Path(given).exists():
+        hf, faults = model_fields(config)
+        if hf is None:
+            raise BadRun(faults)
+        return hf, []
+    name = Path(given).name
+    if name in PUBLISHED:
+        return PUBLISHED[name], [f"model.init_from: {given} is not there; planned as the published {name}"]
+    if made_by is not None and made_by.startswith(_MAKES):
+        hf, notes = _model(composed([made_by.removeprefix("r1mega ")]), composed)
+        return hf, [f"model.init_from: {given} is not there; planned as what `{made_by}` would make", *notes]
+    raise BadRun(
+        [
+            f"model.init_from: was {given}; no such folder yet, and no published model of that name; give the"
+            f" model that it comes from, as in model.init_from=models/NAME with one of {', '.join(PUBLISHED)}"
+        ]
+    )
+
+
+def _judges(config: Config, hf: Fields, missing: set[str]) -> tuple[dict[str, Fields], list[str]]:
+    judges, notes = {}, []
+    named = {"helpful": config.reward.helpful_model, "harmless": config.reward.harmless_model}
+    for name, folder in named.items():
+        if folder is None or config.stage is not Stage.grpo:
+            continue
+        if folder in missing:
+            judges[name] = with_scalar_head(hf)
+            notes.append(f"reward.{name}_model: {folder} is not there; taken to be as large as the model")
+        else:
+            judges[name] = json.loads((Path(folder) / "config.json").read_text())
+    return judges, notes
+
+
+def _layouts(config: Config, hf: Fields) -> Topology:
+    """Both layouts, without a look at what the run reads.
+
+    Raises:
+        BadRun: they cannot be; every fault.
+    """
+    given, shape = config.parallel, family_of(hf).shape(hf)
+    plan, faults = make_plan(
+        tp=given.tp,
+        pp=given.pp,
+        vpp=given.vpp,
+        ep=given.ep,
+        etp=given.etp,
+        cp=given.cp,
+        dp=given.dp,
+        ranks=None,
+    )
+    rollout, rollout_faults = make_rollout_plan(
+        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
+    )
+    faults += rollout_faults + _machine_faults(config)
+    if plan is not None:
+        faults += faults_for(plan, shape) + row_faults(config, plan) + placement_faults(config, plan)
+    if rollout is not None:
+        faults += rollout_faults_for(rollout, shape, config.cluster.backend is Backend.cpu)
+    if faults or plan is None or rollout is None:
+        raise BadRun(faults)
+    return Topology(plan, rollout)
+
+
+def _machine_faults(config: Config) -> list[str]:
+    """An engine's workers are on one machine (`r1mega/rollout/placement.py`)."""
+    workers, gpus = config.rollout.tensor_parallel, config.cluster.gpus_per_machine
+    if config.stage not in GENERATING or gpus is None or workers <= 0 or gpus % workers == 0:
+        return []
+    return [
+        f"rollout.tensor_parallel: was {workers}; must divide the {gpus} GPUs of a machine"
+        " (cluster.gpus_per_machine): in this version an engine's workers are on one"
+    ]

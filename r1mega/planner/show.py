@@ -1,0 +1,171 @@
+"""A plan as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from r1mega.planner.batch import words
+from r1mega.planner.fits import Shortage, Trial
+from r1mega.planner.phases import Memory, Phase, state_bytes, worst_staged
+from r1mega.planner.run import Run
+from r1mega.planner.weights import model_biases, model_parameters
+
+NOT_MODELLED = (
+    "activations, also those kept for the backward pass",
+    "temporary buffers of layers, attention, loss and optimizer",
+    "the CUDA context, NCCL's and vLLM's own buffers and graphs",
+    "fragmentation of the allocator",
+)
+"""What needs memory on a GPU and is in no figure here."""
+
+
+def as_json(
+    run: Run, memory: Memory, found: Sequence[Shortage], change: Trial | None, tried: Sequence[Trial]
+) -> dict[str, Any]:
+    """All that is known of the plan; sizes are bytes."""
+    config = run.config
+    limit = config.cluster.gpu_memory_gib
+    biases = model_biases(run.hf)
+    parameters, draft = model_parameters(run.hf)
+    staged_by, staged = worst_staged(memory.trainer, memory.has_reference)
+    return {
+        "run": config.name,
+        "stage": str(config.stage),
+        "notes": list(run.notes),
+        "layout": {"training": str(memory.plan), "ranks": memory.plan.world_size}
+        | ({"rollout": str(memory.rollout)} if memory.generates else {}),
+        "model": {"parameters": parameters, "draft_parameters": draft, "dtype": str(config.precision.dtype)},
+        "batch": words(config, memory),
+        "gpu_memory_bytes": None if limit is None else int(limit * 1024**3),
+        "phases": [
+            {"phase": one.name, "worst": one.who, "bytes": one.bytes, "causes": one.causes}
+            for one in memory.phases
+        ],
+        "not_modelled": list(NOT_MODELLED),
+        "checkpoint": {
+            "bytes_on_disk": state_bytes(
+                memory.trainer, parameters + draft - biases, biases, memory.has_reference
+            ),
+            "staged_bytes": staged,
+            "staged_by": f"rank {staged_by}",
+        }
+        if memory.optimizes
+        else None,
+        "fits": not found,
+        "shortages": [asdict(one) for one in found],
+        "tried": [
+            {"overrides": list(one.overrides), "ranks": one.ranks, "lacking": one.lacking, "why": one.why}
+            for one in tried
+        ],
+        "change": None if change is None else {"overrides": list(change.overrides), "ranks": change.ranks},
+    }
+
+
+def as_text(run: Run, memory: Memory, plan: dict[str, Any]) -> str:
+    """The same for people, in GiB."""
+    model = plan["model"]
+    draft = f", and {model['draft_parameters']:,} of draft layers" if model["draft_parameters"] else ""
+    lines = [
+        f"{plan['run']} ({plan['stage']}): {model['parameters']:,} parameters{draft}, {model['dtype']}",
+        *(f"note: {note}" for note in plan["notes"]),
+        "",
+        "Layout",
+        f"  training  {plan['layout']['training']}",
+    ]
+    if "rollout" in plan["layout"]:
+        lines.append(f"  rollout   {plan['layout']['rollout']}, {_where(run, memory)}")
+    lines += ["", "Batch", *(f"  {line}" for line in plan["batch"])]
+    lines += ["", f"Memory of the rank that holds most, GiB{_limit(plan)}", *_table(memory.phases, plan)]
+    lines += ["", "In no figure above, and to be had of the room that is left:"]
+    lines += [f"  {what}" for what in plan["not_modelled"]]
+    lines += ["", *_checkpoint(plan)]
+    return "\n".join([*lines, *_verdict(plan)])
+
+
+def _where(run: Run, memory: Memory) -> str:
+    if not memory.on_gpus:
+        return "on this machine"
+    return "on the trainer's GPUs" if memory.shared else "on GPUs of their own"
+
+
+def _limit(plan: dict[str, Any]) -> str:
+    limit = plan["gpu_memory_bytes"]
+    return "" if limit is None else f" (a GPU has {gib(limit)})"
+
+
+def _table(phases: Sequence[Phase], plan: dict[str, Any]) -> list[str]:
+    """Phases across, causes down; what no phase has is left out."""
+    named = dict.fromkeys(cause for phase in phases for cause in phase.causes)
+    causes = [cause for cause in named if any(phase.causes.get(cause, 0) >= _SHOWN for phase in phases)]
+    rows = [["", *(str(number) for number in range(1, len(phases) + 1))]]
+    rows += [
+        [cause, *(gib(phase.causes[cause]) if cause in phase.causes else "" for phase in phases)]
+        for cause in causes
+    ]
+    rows.append(["together", *(gib(phase.bytes) for phase in phases)])
+    limit = plan["gpu_memory_bytes"]
+    if limit is not None:
+        rows.append(["left for the rest", *(gib(limit - phase.bytes) for phase in phases)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    table = [
+        "  ".join(
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    names = [f"{number}  {phase.name}: {phase.who}" for number, phase in enumerate(phases, 1)]
+    return [f"  {line}".rstrip() for line in [*names, "", *table]]
+
+
+def _checkpoint(plan: dict[str, Any]) -> list[str]:
+    kept = plan["checkpoint"]
+    if kept is None:
+        return []
+    return [
+        f"A saved state takes {gib(kept['bytes_on_disk'])} GiB on disk; while it is saved,"
+        f" {kept['staged_by']} holds {gib(kept['staged_bytes'])} GiB of it in its machine's memory.",
+    ]
+
+
+def _verdict(plan: dict[str, Any]) -> list[str]:
+    if plan["fits"]:
+        return ["", "Nothing that is counted is over."] if plan["gpu_memory_bytes"] is not None else []
+    lines = ["", "It does not fit:", *_over(plan["shortages"]), "", "Each of these alone:"]
+    for one in plan["tried"]:
+        shown = " ".join(one["overrides"])
+        if not one["ranks"]:
+            lines.append(f"  {shown}: cannot be; {one['why']}")
+        elif one["lacking"]:
+            lines.append(f"  {shown}: {one['ranks']:,} ranks, {gib(one['lacking'])} GiB lack ({one['why']})")
+        else:
+            lines.append(f"  {shown}: {one['ranks']:,} ranks, fits")
+    if plan["change"] is None:
+        return [*lines, "No change was found under which it would fit, these or several of them together."]
+    change = plan["change"]
+    return [*lines, f"It would fit with {' '.join(change['overrides'])}, on {change['ranks']:,} ranks."]
+
+
+def _over(shortages: Sequence[dict[str, Any]]) -> list[str]:
+    """The worst phase with its causes, the others by name; and the cache, where it is too small."""
+    phases = [one for one in shortages if not one["of_cache"]]
+    lines = []
+    for one in [*phases[:1], *(one for one in shortages if one["of_cache"])]:
+        sizes = sorted(one["causes"].items(), key=lambda item: -item[1])
+        causes = ", ".join(f"{cause} {gib(size)}" for cause, size in sizes if size >= _SHOWN)
+        lines.append(f"  {one['what']}: {gib(one['bytes'])} GiB over ({causes})")
+    if len(phases) > 1:
+        others = ", ".join(one["what"].split(":")[0] for one in phases[1:])
+        lines.append(f"  so are, by no more: {others}")
+    return lines
+
+
+_SHOWN = 1024**3 // 200
+"""What is shown as 0.00 GiB is not named."""
+
+
+def gib(size: int) -> str:
+    """Bytes as GiB."""
+    return f"{size / 1024**3:,.2f}"

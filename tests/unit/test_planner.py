@@ -1,0 +1,301 @@
+"""`r1mega plan`: published sizes, Megatron's buffers, what is refused, and that its advice is sound."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from itertools import pairwise
+from math import lcm, prod
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.models import random_dense_fields, random_fields
+
+from r1mega.__main__ import configurations
+from r1mega.config import Config, Dtype, PrecisionConfig, RolloutConfig, Stage
+from r1mega.model.family import family_of
+from r1mega.parallel.plan import RolloutPlan, make_plan
+from r1mega.planner.buffers import lay_out
+from r1mega.planner.command import main
+from r1mega.planner.engines import (
+    bytes_of_a_token,
+    gathered_bytes,
+    is_quantised,
+    largest_tensor,
+    worker_weights,
+)
+from r1mega.planner.published import PUBLISHED
+from r1mega.planner.training import Trainer
+from r1mega.planner.weights import Weight, model_parameters
+from r1mega.weights.paper import needed_on_paper
+from r1mega.weights.table import all_hf_names
+
+GIB = 1024**3
+PARAMETERS = {
+    "DeepSeek-V3-Base": 671_026_419_200,
+    "Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen2.5-7B": 7_615_616_512,
+    "Qwen2.5-14B": 14_770_033_664,
+    "Qwen2.5-32B": 32_763_876_352,
+    "Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen3-235B-A22B": 235_093_634_560,
+    "Llama-3.1-8B": 8_030_261_248,
+    "Llama-3.3-70B-Instruct": 70_553_706_496,
+}
+"""As their makers and transformers count them; DeepSeek's without its draft layer."""
+
+
+@pytest.mark.parametrize(("name", "parameters"), PARAMETERS.items())
+def test_whole_models_have_the_published_number_of_parameters(name: str, parameters: int) -> None:
+    assert model_parameters(PUBLISHED[name])[0] == parameters
+
+
+def test_every_published_model_is_one_of_a_family_and_of_a_known_size() -> None:
+    for fields in PUBLISHED.values():
+        assert family_of(fields).faults(fields) == []
+        assert model_parameters(fields)[0] in PARAMETERS.values()
+
+
+def weights(sizes: list[int], shared: int | None) -> list[Weight]:
+    return [
+        Weight(size, split=True, expert=False, draft=False, shared=number == shared)
+        for number, size in enumerate(sizes)
+    ]
+
+
+@given(
+    sizes=st.lists(st.integers(1, 1000), min_size=1, max_size=12),
+    ranks=st.integers(1, 9),
+    shared=st.one_of(st.none(), st.integers(0, 11)),
+)
+def test_of_a_buffer_every_element_is_owned_once_and_each_rank_has_an_equal_part(
+    sizes: list[int], ranks: int, shared: int | None
+) -> None:
+    buffer = lay_out(weights(sizes, shared), ranks)
+    assert buffer is not None
+    assert buffer.elements % lcm(ranks, 128) == 0
+    assert sum(sizes) <= buffer.unpadded <= buffer.elements
+    owned = [buffer.owned(rank) for rank in range(ranks)]
+    assert sum(owned) == sum(sizes)
+    assert max(owned) <= buffer.elements // ranks
+    assert sum(bucket.end - bucket.start for bucket in buffer.buckets) == buffer.elements
+
+
+def test_the_671b_on_2048_ranks_is_there_once_for_each_copy() -> None:
+    """Of a layout, what all ranks own of the optimizer is the model, once; with its second embedding."""
+    fields = PUBLISHED["DeepSeek-V3-Base"]
+    plan, _ = make_plan(tp=8, pp=16, vpp=1, ep=64, etp=1, cp=1, dp=16, ranks=2048)
+    assert plan is not None
+    trainer = Trainer(fields, plan, Dtype.bf16)
+    shards = [sum(w.elements for w in stage.weights if w.expert) * 64 for stage in trainer.stages]
+    biases = 59 * 256
+    split = sum(w.elements for stage in trainer.stages for w in stage.weights if w.split and not w.expert) * 8
+    whole = sum(w.elements for stage in trainer.stages for w in stage.weights if not w.split)
+    embedding = fields["vocab_size"] * fields["hidden_size"]
+    assert sum(shards) + split + whole + biases == sum(model_parameters(fields)) + embedding
+    owned = sum(trainer.owned(rank) for rank in range(2048))
+    assert owned == sum(shards) + split + 8 * whole
+
+
+def a_run(dtype: Dtype = Dtype.bf16, **rollout: Any) -> Config:
+    return Config(
+        stage=Stage.grpo,
+        name="test",
+        precision=PrecisionConfig(dtype=dtype),
+        rollout=RolloutConfig(**rollout),
+    )
+
+
+SMALL = {
+    kind: random_dense_fields(random.Random(kind), kind, divisible_by=2)
+    for kind in ("qwen2", "qwen3", "qwen3_moe", "llama")
+} | {"deepseek_v3": random_fields(random.Random(2), divisible_by=2)}
+
+
+@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(("tp", "ep"), [(1, 1), (2, 1), (2, 2)])
+def test_a_worker_holds_what_is_sent_to_it(kind: str, tp: int, ep: int) -> None:
+    fields = SMALL[kind]
+    table, shape = family_of(fields).weight_table(fields), family_of(fields).shape(fields)
+    if ep > 1 and not shape.experts:
+        return
+    rollout = RolloutPlan(replicas=3, tp=tp, pp=1, ep=ep)
+    boxes = needed_on_paper(table, rollout, shape.key_value_heads)[:tp]
+    sizes = [
+        sum(prod(box.size) * (4 if box.name.endswith("e_score_correction_bias") else 2) for box in of_worker)
+        for of_worker in boxes
+    ]
+    assert worker_weights(fields, rollout, a_run()) == sizes
+
+
+def test_fp8_engines_quantise_what_the_trainer_does() -> None:
+    """The planner's rule, which needs no torch, is that of the room that quantises."""
+    from r1mega.weights import fp8
+
+    for fields in SMALL.values():
+        for name in all_hf_names(family_of(fields).weight_table(fields)):
+            assert is_quantised(name) == fp8.is_quantised(name)
+    fields = PUBLISHED["DeepSeek-V3-Base"]
+    rollout = RolloutPlan(replicas=1, tp=1, pp=1, ep=1)
+    [codes], [plain] = (
+        worker_weights(fields, rollout, a_run(fp8_weights=fp8_weights)) for fp8_weights in (True, False)
+    )
+    assert 0.5 < codes / plain < 0.51
+    assert fp8.scale_shape((129, 128)) == (2, 1)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_a_hand_over_gathers_two_layers_at_a_time(kind: str) -> None:
+    """By hand, from the names of the weights: of two groups that follow each other, the largest sum."""
+    fields = SMALL[kind]
+    sizes: dict[str, int] = {}
+    table = family_of(fields).weight_table(fields)
+    for box in needed_on_paper(table, RolloutPlan(replicas=1, tp=1, pp=1, ep=1), None)[0]:
+        bias = box.name.endswith("e_score_correction_bias")
+        sizes[box.name] = prod(box.size) * (4 if bias else 2)
+    groups: dict[int, int] = {}
+    for name, size in sizes.items():
+        parts = name.split(".")
+        group = int(parts[2]) if parts[1] == "layers" else 10**6 if name == "model.norm.weight" else -1
+        groups[group] = groups.get(group, 0) + size
+    ordered = [groups[number] for number in sorted(groups)]
+    assert gathered_bytes(fields, a_run()) == max(map(sum, pairwise(ordered)))
+    assert largest_tensor(fields, a_run()) == max(sizes.values())
+
+
+def test_a_token_of_the_671b_takes_its_latent_in_every_layer() -> None:
+    plan = RolloutPlan(replicas=1, tp=8, pp=1, ep=1)
+    assert bytes_of_a_token(PUBLISHED["DeepSeek-V3"], plan, a_run()) == 61 * (512 + 64) * 2
+    assert bytes_of_a_token(PUBLISHED["Llama-3.3-70B-Instruct"], plan, a_run()) == 80 * 2 * 128 * 2
+
+
+def planned(capsys: pytest.CaptureFixture[str], *overrides: str) -> tuple[int, dict[str, Any]]:
+    code = main([*overrides, "--json"], configurations())
+    said = capsys.readouterr()
+    assert said.err == ""
+    return code, json.loads(said.out)
+
+
+LLAMA = ("run=r1_distill_llama_70b",)
+ZERO_SMALL = (
+    "run=r1_zero",
+    "model.init_from=models/Qwen2.5-7B",
+    "parallel=h100_64",
+    "parallel.tp=4",
+    "rollout.kv_cache_bytes=12884901888",
+)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [LLAMA, (*ZERO_SMALL, "cluster.gpu_memory_gib=40"), (*ZERO_SMALL, "rollout.kv_cache_bytes=1000000000")],
+)
+def test_what_is_advised_fits(capsys: pytest.CaptureFixture[str], overrides: tuple[str, ...]) -> None:
+    code, plan = planned(capsys, *overrides)
+    assert code == 2
+    assert plan["shortages"]
+    assert plan["change"] is not None
+    code, better = planned(capsys, *overrides, *plan["change"]["overrides"])
+    assert code == 0
+    assert better["fits"]
+    assert better["layout"]["ranks"] == plan["change"]["ranks"]
+
+
+def test_what_is_over_is_said_with_its_phase_its_rank_and_its_causes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, plan = planned(capsys, *LLAMA)
+    assert code == 2
+    [short] = plan["shortages"]
+    assert short["what"] == "save: rank 0"
+    assert short["bytes"] == sum(short["causes"].values()) - plan["gpu_memory_bytes"]
+    [save] = [phase for phase in plan["phases"] if phase["phase"] == "save"]
+    assert save["causes"] == short["causes"]
+    assert main(list(LLAMA), configurations()) == 2
+    said = capsys.readouterr().out
+    for phrase in (
+        "save: rank 0: 19.48 GiB over",
+        "It would fit with parallel.pp=2, on 128 ranks",
+        "activations",
+    ):
+        assert phrase in said
+
+
+def test_a_cache_that_holds_no_sequence_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, plan = planned(capsys, *ZERO_SMALL, "rollout.kv_cache_bytes=1000000000")
+    assert code == 2
+    assert [one["of_cache"] for one in plan["shortages"]] == [True]
+
+
+def test_engines_of_their_own_leave_the_trainer_their_room(capsys: pytest.CaptureFixture[str]) -> None:
+    _, shared = planned(capsys, *ZERO_SMALL)
+    _, apart = planned(capsys, *ZERO_SMALL, "rollout.placement=apart")
+    rollout, elsewhere = (plan["phases"][0] for plan in (shared, apart))
+    engine = {cause: size for cause, size in rollout["causes"].items() if cause.startswith("engine")}
+    assert set(engine) == {"engine: weights", "engine: KV cache"}
+    assert rollout["bytes"] - elsewhere["bytes"] == sum(engine.values())
+    last = apart["phases"][-1]
+    assert last["phase"] == "rollout, engines"
+    assert last["causes"].items() >= engine.items()
+
+
+@pytest.mark.parametrize("cluster", ["h100", "h200", "b200"])
+def test_the_chain_of_the_papers_runs_is_planned_from_its_base(
+    capsys: pytest.CaptureFixture[str], cluster: str
+) -> None:
+    """No folder of it is there: the base is the published one, and each stage makes as large a model."""
+    code, plan = planned(capsys, "run=r1_all_scenario_rl", f"cluster={cluster}")
+    assert code == 2
+    assert plan["model"]["parameters"] == PARAMETERS["DeepSeek-V3-Base"]
+    assert plan["change"] is None
+    assert {"reward model: helpful", "reward model: harmless"} <= plan["phases"][0]["causes"].keys()
+    assert any("r1mega run=r1_rejection_sft" in note for note in plan["notes"])
+
+
+def test_a_run_on_a_cpu_is_held_to_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    code, plan = planned(capsys, "run=cpu_zero")
+    assert code == 0
+    assert plan["gpu_memory_bytes"] is None
+    assert plan["batch"][0] == "A rollout asks 32 prompts 16 times each: 512 samples."
+    assert plan["batch"][1] == "It is cut into 4 updates of 128 samples."
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["run=cpu_r1"], "plan a run of its stages"),
+        (["run=r1_distill_llama_70b", "parallel.tp=3"], "cannot be divided by tp = 3"),
+        (["run=r1_zero", "model.init_from=nowhere", "model.made_by=null"], "no published model of that name"),
+        (["run=r1_zero", "rollout.tensor_parallel=16"], "must divide the 8 GPUs of a machine"),
+        (["run=r1_zero", "grpo.nothing=1"], "grpo.nothing"),
+        (["run=r1_zero", "--yaml"], "takes overrides and --json"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(
+    capsys: pytest.CaptureFixture[str], overrides: list[str], said: str
+) -> None:
+    assert main(overrides, configurations()) == 2
+    assert said in capsys.readouterr().err
+
+
+HEAVY = """
+import sys, time
+from r1mega.__main__ import main
+sys.argv = ["r1mega", "plan", "run=r1_zero"]
+try:
+    main()
+except SystemExit as error:
+    print("code", error.code, "heavy", sorted({"torch", "megatron", "vllm"} & set(sys.modules)))
+    print("seconds", time.process_time())
+"""
+
+
+def test_the_verb_plans_the_671b_in_a_moment_and_without_a_framework() -> None:
+    done = subprocess.run([sys.executable, "-c", HEAVY], capture_output=True, text=True, check=True)
+    *_, heavy, seconds = done.stdout.splitlines()
+    assert heavy == "code 2 heavy []"
+    assert float(seconds.split()[1]) < 5  # about one where nothing else runs
