@@ -54,7 +54,11 @@ def _grpo_words(config: Config) -> list[str]:
 
 def _sft_words(config: Config) -> list[str]:
     sft = config.sft
-    return [f"{sft.epochs} epochs over the dialogues, {sft.samples_per_update:,} of them an update."]
+    return [f"{_epochs(sft.epochs)} over the dialogues, {sft.samples_per_update:,} of them an update."]
+
+
+def _epochs(number: int) -> str:
+    return "1 epoch" if number == 1 else f"{number} epochs"
 
 
 def _pretrain_words(config: Config) -> list[str]:
@@ -67,7 +71,7 @@ def _reward_model_words(config: Config) -> list[str]:
     plan = config.reward_model
     pairs = plan.kind == "helpfulness"
     what = "pairs, two texts each" if pairs else "labelled answers"
-    return [f"{plan.epochs} epochs, {plan.samples_per_update:,} {what}, an update."]
+    return [f"{_epochs(plan.epochs)}; an update takes {plan.samples_per_update:,} {what}."]
 
 
 def _reject_words(config: Config) -> list[str]:

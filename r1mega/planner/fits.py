@@ -1,4 +1,4 @@
-"""Whether a run fits its GPUs, and which small change would make it fit."""
+"""Whether what is counted of a run fits its GPUs, and which small change would make it fit."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def _try(run: Run, before: tuple[str, ...], override: str, config: Config) -> Tr
         overrides,
         changed.topology.training.world_size,
         _lacking(found),
-        found[0].what if found else "it fits",
+        found[0].what if found else "nothing that is counted",
     )
 
 

@@ -6,7 +6,7 @@ them: gradients and optimizer stay where they are while engines generate, on the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -208,14 +208,15 @@ def written_bytes(trainer: Trainer, rank: int, has_reference: bool) -> int:
     return (own * width + biases) * (1 + has_reference) + own * (1 + MOMENTS) * FP32
 
 
-def worst_staged(trainer: Trainer, has_reference: bool) -> tuple[int, int]:
-    """The rank whose save takes the most host memory, and the bytes."""
-    kinds: dict[tuple[int, ...], int] = {}
+def staged_by_rank(trainer: Trainer, has_reference: bool) -> list[int]:
+    """Host memory of every rank while it saves."""
+    made: dict[tuple[int, ...], int] = {}
+    found = []
     for rank in range(trainer.plan.world_size):
         at = trainer.plan.coordinates(rank)
-        kinds.setdefault((at["pp"], at["tp"] == 0, at["cp"] + at["dp"] == 0, at["edp"] == 0), rank)
-    held: Sequence[tuple[int, int]] = [
-        (staged_bytes(trainer, rank, has_reference), rank) for rank in kinds.values()
-    ]
-    size, rank = max(held, key=lambda one: (one[0], -one[1]))
-    return rank, size
+        firsts = at["tp"] == 0, at["etp"] == 0, at["cp"] + at["dp"] == 0, at["edp"] == 0
+        kind = (at["pp"], *firsts)
+        if kind not in made:
+            made[kind] = staged_bytes(trainer, rank, has_reference)
+        found.append(made[kind])
+    return found

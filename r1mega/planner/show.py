@@ -8,7 +8,7 @@ from typing import Any
 
 from r1mega.planner.batch import words
 from r1mega.planner.fits import Shortage, Trial
-from r1mega.planner.phases import Memory, Phase, state_bytes, worst_staged
+from r1mega.planner.phases import Memory, Phase, staged_by_rank, state_bytes
 from r1mega.planner.run import Run
 from r1mega.planner.weights import model_biases, model_parameters
 
@@ -27,9 +27,7 @@ def as_json(
     """All that is known of the plan; sizes are bytes."""
     config = run.config
     limit = config.cluster.gpu_memory_gib
-    biases = model_biases(run.hf)
     parameters, draft = model_parameters(run.hf)
-    staged_by, staged = worst_staged(memory.trainer, memory.has_reference)
     return {
         "run": config.name,
         "stage": str(config.stage),
@@ -44,15 +42,7 @@ def as_json(
             for one in memory.phases
         ],
         "not_modelled": list(NOT_MODELLED),
-        "checkpoint": {
-            "bytes_on_disk": state_bytes(
-                memory.trainer, parameters + draft - biases, biases, memory.has_reference
-            ),
-            "staged_bytes": staged,
-            "staged_by": f"rank {staged_by}",
-        }
-        if memory.optimizes
-        else None,
+        "checkpoint": _checkpoint(run, memory) if memory.optimizes else None,
         "fits": not found,
         "shortages": [asdict(one) for one in found],
         "tried": [
@@ -80,8 +70,7 @@ def as_text(run: Run, memory: Memory, plan: dict[str, Any]) -> str:
     lines += ["", f"Memory of the rank that holds most, GiB{_limit(plan)}", *_table(memory.phases, plan)]
     lines += ["", "In no figure above, and to be had of the room that is left:"]
     lines += [f"  {what}" for what in plan["not_modelled"]]
-    lines += ["", *_checkpoint(plan)]
-    return "\n".join([*lines, *_verdict(plan)])
+    return "\n".join([*lines, *_checkpoint_words(plan), *_verdict(plan)])
 
 
 def _where(run: Run, memory: Memory) -> str:
@@ -120,13 +109,30 @@ def _table(phases: Sequence[Phase], plan: dict[str, Any]) -> list[str]:
     return [f"  {line}".rstrip() for line in [*names, "", *table]]
 
 
-def _checkpoint(plan: dict[str, Any]) -> list[str]:
+def _checkpoint(run: Run, memory: Memory) -> dict[str, Any]:
+    """A saved state on disk, and what it takes of a machine's own memory while it is saved."""
+    biases, has_reference = model_biases(run.hf), memory.has_reference
+    parameters = sum(model_parameters(run.hf)) - biases
+    staged = staged_by_rank(memory.trainer, has_reference)
+    gpus = run.config.cluster.gpus_per_machine or len(staged)
+    machines = [sum(staged[first : first + gpus]) for first in range(0, len(staged), gpus)]
+    return {
+        "bytes_on_disk": state_bytes(memory.trainer, parameters, biases, has_reference),
+        "host_bytes_of_a_machine": max(machines),
+        "ranks_of_a_machine": min(gpus, len(staged)),
+    }
+
+
+def _checkpoint_words(plan: dict[str, Any]) -> list[str]:
     kept = plan["checkpoint"]
     if kept is None:
         return []
+    ranks = kept["ranks_of_a_machine"]
+    whose = "its rank takes" if ranks == 1 else f"the {ranks} ranks of a machine take up to"
     return [
-        f"A saved state takes {gib(kept['bytes_on_disk'])} GiB on disk; while it is saved,"
-        f" {kept['staged_by']} holds {gib(kept['staged_bytes'])} GiB of it in its machine's memory.",
+        "",
+        f"A saved state takes {gib(kept['bytes_on_disk'])} GiB on disk; while it is saved, {whose}"
+        f" {gib(kept['host_bytes_of_a_machine'])} GiB of the machine's own memory.",
     ]
 
 
@@ -141,11 +147,12 @@ def _verdict(plan: dict[str, Any]) -> list[str]:
         elif one["lacking"]:
             lines.append(f"  {shown}: {one['ranks']:,} ranks, {gib(one['lacking'])} GiB lack ({one['why']})")
         else:
-            lines.append(f"  {shown}: {one['ranks']:,} ranks, fits")
+            lines.append(f"  {shown}: {one['ranks']:,} ranks, nothing that is counted is over")
     if plan["change"] is None:
-        return [*lines, "No change was found under which it would fit, these or several of them together."]
+        return [*lines, "No change was found that would do, these or several of them together."]
     change = plan["change"]
-    return [*lines, f"It would fit with {' '.join(change['overrides'])}, on {change['ranks']:,} ranks."]
+    shown = " ".join(change["overrides"])
+    return [*lines, f"Nothing that is counted would be over with {shown}, on {change['ranks']:,} ranks."]
 
 
 def _over(shortages: Sequence[dict[str, Any]]) -> list[str]:
@@ -158,7 +165,7 @@ def _over(shortages: Sequence[dict[str, Any]]) -> list[str]:
         lines.append(f"  {one['what']}: {gib(one['bytes'])} GiB over ({causes})")
     if len(phases) > 1:
         others = ", ".join(one["what"].split(":")[0] for one in phases[1:])
-        lines.append(f"  so are, by no more: {others}")
+        lines.append(f"  over too, by no more: {others}")
     return lines
 
 

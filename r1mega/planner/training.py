@@ -74,9 +74,12 @@ class Stage:
 
     @property
     def gathered_bytes(self) -> int:
-        """What a save gathers at a time, in fp32: the largest bucket, and a rank's part of it again."""
+        """What a save gathers at a time, in fp32: the largest bucket twice, and a rank's part of it again.
+
+        Megatron gathers into a list of tensors, for which torch's NCCL group has a flat copy of its own.
+        """
         buckets = [(b.end - b.start, buffer.ranks) for buffer in self.buffers for b in buffer.buckets]
-        return max((elements + elements // ranks) * FP32 for elements, ranks in buckets)
+        return max((2 * elements + elements // ranks) * FP32 for elements, ranks in buckets)
 
     @property
     def buffers(self) -> list[Buffer]:

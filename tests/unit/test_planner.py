@@ -28,6 +28,7 @@ from r1mega.planner.engines import (
     largest_tensor,
     worker_weights,
 )
+from r1mega.planner.phases import staged_by_rank, staged_bytes
 from r1mega.planner.published import PUBLISHED
 from r1mega.planner.training import Trainer
 from r1mega.planner.weights import Weight, model_parameters
@@ -99,6 +100,15 @@ def test_the_671b_on_2048_ranks_is_there_once_for_each_copy() -> None:
     assert sum(shards) + split + whole + biases == sum(model_parameters(fields)) + embedding
     owned = sum(trainer.owned(rank) for rank in range(2048))
     assert owned == sum(shards) + split + 8 * whole
+
+
+def test_every_rank_that_saves_is_counted() -> None:
+    plan, _ = make_plan(tp=2, pp=2, vpp=1, ep=2, etp=1, cp=1, dp=3, ranks=None)
+    assert plan is not None
+    trainer = Trainer(SMALL["deepseek_v3"], plan, Dtype.bf16)
+    each = [staged_bytes(trainer, rank, True) for rank in range(plan.world_size)]
+    assert staged_by_rank(trainer, True) == each
+    assert len(set(each)) > 2
 
 
 def a_run(dtype: Dtype = Dtype.bf16, **rollout: Any) -> Config:
@@ -218,8 +228,8 @@ def test_what_is_over_is_said_with_its_phase_its_rank_and_its_causes(
     assert main(list(LLAMA), configurations()) == 2
     said = capsys.readouterr().out
     for phrase in (
-        "save: rank 0: 19.48 GiB over",
-        "It would fit with parallel.pp=2, on 128 ranks",
+        "save: rank 0: 52.33 GiB over",
+        "would be over with parallel.pp=2, on 128 ranks",
         "activations",
     ):
         assert phrase in said
