@@ -86,6 +86,7 @@ def prepare_process(config: Config) -> None:
     # A store that is gone would come with a trace through C++; what is wrong is said once, in words.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     stopping.listen(config.launch.max_time_s)
+    stopping.spare_children()
     if "R1MEGA_LAUNCHED" in os.environ:
         # Ctrl-C reaches the whole group; the launcher says who ends, and ranks do not outlive it.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,6 +7,7 @@ for an engine; all agree before any acts, since a rank that left alone would lea
 from __future__ import annotations
 
 import signal
+import threading
 import time
 from types import FrameType
 
@@ -31,6 +32,16 @@ def listen(max_time_s: float | None = None) -> None:
         signal.signal(number, _mark)
 
 
+def spare_children() -> None:
+    """Keep SIGUSR1 from all that this process starts from now on; it still asks this one to stop.
+
+    Slurm signals every process of a step, and what tells ranks to save would end engines, graders and W&B's
+    service. A signal that is held back is inherited so; one thread here waits for it instead.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    threading.Thread(target=_wait_for_it, name="stopping", daemon=True).start()
+
+
 def asked(ahead_s: float = 0.0) -> str | None:
     """Who asks the run to stop, if anyone does.
 
@@ -40,6 +51,11 @@ def asked(ahead_s: float = 0.0) -> str | None:
     if _reason is None and _ends_at is not None and time.monotonic() + ahead_s > _ends_at:
         return "launch.max_time_s"
     return _reason
+
+
+def _wait_for_it() -> None:
+    while True:
+        _mark(signal.sigwait({signal.SIGUSR1}), None)
 
 
 def _mark(number: int, frame: FrameType | None) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import signal
 import socket
 import struct
 import time
@@ -79,12 +78,7 @@ class Engine:
         self.process = context.Process(
             target=main, args=(theirs, settings), daemon=True, name=f"engine-{number}"
         )
-        # srun passes a signal on to every process of a step: what tells ranks to save would end engines.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self.process.start()
         theirs.close()
 
     def wait(self, timeout_s: float) -> None:
