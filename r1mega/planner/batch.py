@@ -108,7 +108,7 @@ def _update_words(config: Config, plan: Plan, samples: int) -> list[str]:
         f"Of an update, each of the {plan.dp} data-parallel ranks takes {share} samples, packed into rows of"
         f" at most {row:,} tokens.",
         f"A row is a micro-batch. If every sample were of {longest:,} tokens, the longest allowed,"
-        f" there would be {len(packed[0]):,} of them a rank, and {samples * longest:,} tokens an update,"
+        f" there would be {len(packed[0]):,} rows a rank, and {samples * longest:,} tokens an update,"
         f" {most * longest:,} a data-parallel rank.",
         f"Of a row, a GPU computes at most {-(-row // plan.cp):,} tokens in attention"
         f" and {-(-row // (plan.cp * plan.tp)):,} between layers (cp {plan.cp}, tp {plan.tp}).",
