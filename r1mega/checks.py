@@ -251,8 +251,8 @@ def _number_faults(config: Config) -> list[str]:
         )
     if config.launch.silent_s < 10:
         faults.append(
-            f"launch.silent_s: was {config.launch.silent_s}; must be at least 10: a busy rank may be silent for"
-            " some seconds"
+            f"launch.silent_s: was {config.launch.silent_s}; must be at least 10: a busy rank may be silent"
+            " for seconds"
         )
     if config.guard.spike_ratio <= 1:
         faults.append(f"guard.spike_ratio: was {config.guard.spike_ratio}; must be above 1")
