@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1mega.checks import inputs, model_fields, placement_faults, row_faults, topology
+from r1mega.checks import inputs, placement_faults, row_faults, topology
 from r1mega.config import Backend, BadRun, Config, Stage
-from r1mega.model.family import family_of, with_scalar_head
+from r1mega.model.family import family_faults, family_of, with_scalar_head
 from r1mega.model.scalar import is_scalar
 from r1mega.parallel.plan import (
     Topology,
@@ -74,8 +74,9 @@ def read_run(config: Config, composed: Callable[[list[str]], Config]) -> Run:
     missing = {path for path in inputs(config).values() if not Path(path).exists()}
     coming: dict[str, Fields | None] = dict.fromkeys(missing)
     hf, notes = _model(config, composed)
-    if config.model.init_from in missing:
-        coming[config.model.init_from] = hf
+    given = config.model.init_from
+    if given is not None and not any(Path(given).glob("*.safetensors")):
+        coming[given] = hf
     found = topology(config, None, coming)
     if faults := _machine_faults(config):
         raise BadRun(faults)
@@ -96,11 +97,8 @@ def _model(config: Config, composed: Callable[[list[str]], Config]) -> tuple[Fie
     given, made_by = config.model.init_from, config.model.made_by
     if given is None:
         return config.model.hf, []
-    if Path(given).exists():
-        hf, faults = model_fields(config)
-        if hf is None:
-            raise BadRun(faults)
-        return hf, []
+    if (Path(given) / "config.json").is_file():
+        return _read(Path(given)), []
     name = Path(given).name
     if name in PUBLISHED:
         return PUBLISHED[name], [f"model.init_from: {given} is not there; planned as the published {name}"]
@@ -125,8 +123,24 @@ def _judges(config: Config, hf: Fields, missing: set[str]) -> tuple[dict[str, Fi
             judges[name] = with_scalar_head(hf)
             notes.append(f"reward.{name}_model: {folder} is not there; taken to be as large as the model")
         else:
-            judges[name] = json.loads((Path(folder) / "config.json").read_text())
+            judges[name] = _read(Path(folder))
     return judges, notes
+
+
+def _read(folder: Path) -> Fields:
+    """The HF fields of a folder, of which a plan needs nothing else.
+
+    Raises:
+        BadRun: they are not there, or of no model that is known.
+    """
+    where = str(folder / "config.json")
+    try:
+        hf: Fields = json.loads(Path(where).read_text())
+    except (OSError, ValueError) as error:
+        raise BadRun([f"{where}: cannot be read ({error})"]) from None
+    if faults := family_faults(hf, where) or family_of(hf).faults(hf, where):
+        raise BadRun(faults)
+    return hf
 
 
 def _layouts(config: Config, hf: Fields) -> Topology:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from math import lcm, prod
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -264,6 +265,16 @@ def test_the_chain_of_the_papers_runs_is_planned_from_its_base(
     assert plan["change"] is None
     assert {"reward model: helpful", "reward model: harmless"} <= plan["phases"][0]["causes"].keys()
     assert any("r1mega run=r1_rejection_sft" in note for note in plan["notes"])
+
+
+def test_of_a_model_its_config_is_enough(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED["Llama-3.1-8B"]))
+    given = ("run=r1_distill_llama_8b", f"model.init_from={tmp_path}")
+    code, plan = planned(capsys, *given)
+    assert (code, plan["model"]["parameters"]) == (0, PARAMETERS["Llama-3.1-8B"])
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert main(given, configurations()) == 2
+    assert "hidden_size: missing" in capsys.readouterr().err
 
 
 def test_a_run_on_a_cpu_is_held_to_no_gpu(capsys: pytest.CaptureFixture[str]) -> None:
