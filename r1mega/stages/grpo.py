@@ -310,7 +310,11 @@ def _learning_figures(
     learning: list[dict[str, float]], old_logps: list[Tensor], differs: Mapping[str, float]
 ) -> dict[str, float]:
     return {
-        **{f"actor/{name}": fmean(figures[name] for figures in learning) for name in learning[0]},
+        **{
+            f"actor/{name}": fmean(figures[name] for figures in learning)
+            for name in learning[0]
+            if name != "skipped"  # the guard's own count is logged
+        },
         "actor/entropy": -torch.cat(old_logps).mean().item(),
         **{f"mismatch/{name}": value for name, value in differs.items()},
     }

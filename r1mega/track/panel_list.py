@@ -407,6 +407,7 @@ TIMES = Section(
                 (f"{TIME}old_log_prob", "score, old"),
                 (f"{TIME}ref", "score, reference"),
                 (f"{TIME}update_actor", "update"),
+                (f"{TIME}save", "save"),
             ),
             stacked=True,
         ),
@@ -421,7 +422,46 @@ TIMES = Section(
     ),
 )
 
-SECTIONS = (LEARNT, PREFERENCES, REJECTION, FIDELITY, TRAINING, SPEED, TIMES)
+MISHAPS = Section(
+    title="What went wrong",
+    panels=(
+        Panel(
+            title="Skipped updates",
+            meaning="So far, for their gradients",
+            unit="updates",
+            healthy=Healthy(words="none, or few"),
+            stages=GRPO,
+            lines=(("reliability/skipped_updates", ""),),
+        ),
+        Panel(
+            title="Skipped updates",
+            meaning="Whether the update was, for its gradient",
+            unit="share",
+            healthy=Healthy(words="hardly ever"),
+            stages=LEARNERS,
+            lines=(("skipped", ""),),
+            share=True,
+        ),
+        Panel(
+            title="Engines started anew",
+            meaning="Since the run's start, or its last",
+            unit="engines",
+            healthy=Healthy(high=0.0),
+            stages=GRPO,
+            lines=(("reliability/engine_restarts", ""),),
+        ),
+        Panel(
+            title="States not saved",
+            meaning="Since the run's start, or its last",
+            unit="states",
+            healthy=Healthy(high=0.0),
+            stages=GRPO,
+            lines=(("reliability/failed_saves", ""),),
+        ),
+    ),
+)
+
+SECTIONS = (LEARNT, PREFERENCES, REJECTION, FIDELITY, TRAINING, SPEED, TIMES, MISHAPS)
 PANELS = tuple(panel for section in SECTIONS for panel in section.panels)
 STAGES = tuple(dict.fromkeys(stage for panel in PANELS for stage in panel.stages))
 """Those that log anything by rollout or update."""

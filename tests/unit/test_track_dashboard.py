@@ -92,7 +92,7 @@ def test_every_panel_says_what_it_must() -> None:
 
 def test_a_stages_metrics_are_its_panels() -> None:
     assert set(STAGES) == {"grpo", "reject", "pretrain", "sft", "reward_model"}
-    assert metrics_of("sft") == {"loss", "grad_norm", "lr", "tokens", "tokens_per_s"}
+    assert metrics_of("sft") == {"loss", "grad_norm", "lr", "skipped", "tokens", "tokens_per_s"}
     assert metrics_of("evaluate") == set()
     assert set().union(*map(metrics_of, STAGES)) == {metric for panel in PANELS for metric in panel.metrics}
 
