@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from r1mega.config import Backend, BadRun, Config, Dtype, Placement, RewardKind, Stage
+from r1mega.config import GENERATING, Backend, BadRun, Config, Dtype, Placement, RewardKind, Stage
 from r1mega.model.family import family_faults, family_of
 from r1mega.model.scalar import is_scalar
 from r1mega.parallel.plan import (
@@ -49,29 +50,8 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
     """
     hf, faults = model_fields(config, coming)
     faults += _stage_faults(config)
-    plan, layout_faults = make_plan(
-        tp=config.parallel.tp,
-        pp=config.parallel.pp,
-        vpp=config.parallel.vpp,
-        ep=config.parallel.ep,
-        etp=config.parallel.etp,
-        cp=config.parallel.cp,
-        dp=config.parallel.dp,
-        ranks=ranks,
-    )
+    found, layout_faults = layouts(config, hf, ranks)
     faults += layout_faults
-    # Pipeline and expert parallelism of the engines are no keys yet: where runs compute, both are 1.
-    rollout, rollout_faults = make_rollout_plan(
-        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
-    )
-    faults += rollout_faults
-    on_cpu = config.cluster.backend is Backend.cpu
-    if plan is not None:
-        faults += row_faults(config, plan) + placement_faults(config, plan)
-    if plan is not None and hf is not None:
-        faults += faults_for(plan, family_of(hf).shape(hf))
-    if rollout is not None and hf is not None:
-        faults += rollout_faults_for(rollout, family_of(hf).shape(hf), on_cpu)
     longest = config.rollout.max_context_tokens
     if hf is not None and longest > hf["max_position_embeddings"]:
         faults.append(
@@ -83,17 +63,42 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
             f"model.init_from: was {config.model.init_from}; it is a reward model ({hf['architectures'][0]}),"
             " which predicts no tokens; give a causal model's folder"
         )
-    if hf is not None and on_cpu:
+    if hf is not None and config.cluster.backend is Backend.cpu:
         faults += _head_faults(hf)
     faults += _number_faults(config) + _machine_faults(config) + _data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config) + _judge_faults(config)
-        faults += _judge_folder_faults(config, plan) if plan is not None else []
+        faults += _judge_folder_faults(config, found.training) if found is not None else []
     # Of what is not there yet, a fault can say nothing else.
     faults = [fault for fault in faults if not any(path in fault for path in coming)]
-    if faults or plan is None or rollout is None:
+    if faults or found is None:
         raise BadRun(faults)
-    return Topology(plan, rollout)
+    return found
+
+
+def layouts(
+    config: Config, hf: dict[str, Any] | None, ranks: int | None
+) -> tuple[Topology | None, list[str]]:
+    """Both sides' layouts, None where either cannot be, and every fault of theirs.
+
+    Args:
+        hf: the model's HF fields, which they must divide; None where these are not known.
+        ranks: how many an outer launcher started; None where the run starts its own.
+    """
+    degrees = {item.name: getattr(config.parallel, item.name) for item in fields(config.parallel)}
+    plan, faults = make_plan(**degrees, ranks=ranks)
+    # Pipeline and expert parallelism of the engines are no keys yet: where runs compute, both are 1.
+    rollout, rollout_faults = make_rollout_plan(
+        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
+    )
+    faults += rollout_faults
+    shape = None if hf is None else family_of(hf).shape(hf)
+    if plan is not None:
+        faults += _row_faults(config, plan) + _placement_faults(config, plan)
+        faults += [] if shape is None else faults_for(plan, shape)
+    if rollout is not None and shape is not None:
+        faults += rollout_faults_for(rollout, shape, config.cluster.backend is Backend.cpu)
+    return (None if plan is None or rollout is None else Topology(plan, rollout)), faults
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -160,7 +165,6 @@ def _stage_faults(config: Config) -> list[str]:
     return []
 
 
-_WITH_ENGINES = (Stage.grpo, Stage.reject, Stage.evaluate)
 _FROM_A_MODEL = {
     Stage.sft: "fine-tune",
     Stage.reject: "sample from",
@@ -297,7 +301,7 @@ def _probe_faults(config: Config) -> list[str]:
         "handover.probe_samples": config.handover.probe_samples,
         "data.held_out_questions": config.data.held_out_questions,
     }
-    if config.stage not in _WITH_ENGINES:
+    if config.stage not in GENERATING:
         return []
     return [
         f"{key}: was {count}; must be at least rollout.replicas = {replicas}:"
@@ -307,7 +311,7 @@ def _probe_faults(config: Config) -> list[str]:
     ]
 
 
-def row_faults(config: Config, plan: Plan) -> list[str]:
+def _row_faults(config: Config, plan: Plan) -> list[str]:
     """A row must hold the longest sample, with the padding of this layout."""
     tokens, longest = config.train.tokens_per_microbatch, config.rollout.max_context_tokens
     needed = longest + -longest % plan.row_multiple
@@ -369,11 +373,11 @@ def _machine_faults(config: Config) -> list[str]:
     return faults
 
 
-def placement_faults(config: Config, plan: Plan) -> list[str]:
+def _placement_faults(config: Config, plan: Plan) -> list[str]:
     """Engines that share the trainer's GPUs take the weights from the rank on each, so each must have one."""
     rollout, here = config.rollout, int(os.environ.get("LOCAL_WORLD_SIZE", plan.world_size))
     workers = rollout.replicas * rollout.tensor_parallel
-    on_gpus = config.cluster.backend is Backend.cuda and config.stage in _WITH_ENGINES
+    on_gpus = config.cluster.backend is Backend.cuda and config.stage in GENERATING
     if not on_gpus or rollout.placement is Placement.apart:
         return []
     faults = []

@@ -32,6 +32,10 @@ class Stage(StrEnum):
     pipeline = "pipeline"
 
 
+GENERATING = (Stage.grpo, Stage.reject, Stage.evaluate)
+"""The stages that have engines."""
+
+
 class RewardKind(StrEnum):
     """What a reward model judges; the paper reads the summary for the one, the whole answer for the other."""
 

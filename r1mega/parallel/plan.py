@@ -166,18 +166,10 @@ class RolloutPlan:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """A whole run: the ranks that train, the engines that generate, and which rank owns which engine."""
+    """A whole run: the ranks that train and the engines that generate (rollout/placement says where)."""
 
     training: Plan
     rollout: RolloutPlan
-
-    def owner(self, engine: int) -> int:
-        """The rank that starts the engine and alone talks to it; on GPUs, rollout/placement says."""
-        return engine % self.training.world_size
-
-    def engines_of(self, rank: int) -> range:
-        """The engines that the rank owns."""
-        return range(rank, self.rollout.replicas, self.training.world_size)
 
     def __str__(self) -> str:
         return f"training: {self.training}\nrollout:  {self.rollout}"

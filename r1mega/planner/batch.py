@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from r1mega.config import Config, Stage
+from r1mega.config import GENERATING, Config, Stage
 from r1mega.grpo.packing import pack
 from r1mega.parallel.plan import Plan
 from r1mega.planner.engines import bytes_of_a_token
-from r1mega.planner.phases import GENERATING, Memory
+from r1mega.planner.phases import Memory
 
 
 def words(config: Config, memory: Memory) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,13 +13,10 @@ from r1mega.model.family import family_of
 from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.training import BYTES, FP32
 from r1mega.planner.weights import ROUTER_BIAS
+from r1mega.weights.fp8_names import is_quantised, scale_shape
 from r1mega.weights.paper import needed_on_paper
 from r1mega.weights.table import Row, Served
 from r1mega.weights.transfer import Box
-
-_QUANTISED = re.compile(r".+\.(self_attn|mlp)\.(.+\.)?\w+_proj(_with_mqa)?\.weight")
-_BLOCK = 128
-"""As in `r1mega.weights.fp8`, which needs torch; `tests/unit/test_planner.py` holds the two together."""
 
 
 def worker_weights(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> list[int]:
@@ -46,11 +42,6 @@ def worker_weights(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> 
 def served(table: Sequence[Row]) -> list[Row]:
     """The rows of what an engine holds."""
     return [row for row in table if not row.fused and row.served is Served.engine]
-
-
-def is_quantised(name: str) -> bool:
-    """Whether an FP8 engine has a weight as codes and scales."""
-    return _QUANTISED.fullmatch(name) is not None
 
 
 def bytes_of_a_token(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> int:
@@ -114,5 +105,5 @@ def _element_bytes(row: Row, config: Config) -> int:
 
 def _box_bytes(box: Box, element_bytes: int, *, fp8: bool) -> int:
     if fp8 and is_quantised(box.name):
-        return prod(box.size) + FP32 * prod(-(-size // _BLOCK) for size in box.size)
+        return prod(box.size) + FP32 * prod(scale_shape(box.size))
     return prod(box.size) * element_bytes

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from r1mega.config import BadRun, Config
+from r1mega.config import GENERATING, BadRun, Config
+from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.engines import bytes_of_a_token
-from r1mega.planner.phases import GENERATING, Memory
-from r1mega.planner.run import Run
+from r1mega.planner.phases import Memory
+from r1mega.planner.run import Fields, Run
 
 MOST_CHANGES = 8
 """So many doublings or halvings are tried on top of each other."""
@@ -62,7 +63,7 @@ def shortages(config: Config, memory: Memory) -> list[Shortage]:
 
 def _cache_shortage(config: Config, memory: Memory) -> list[Shortage]:
     """vLLM refuses to start with a cache that cannot hold one sequence of the longest allowed."""
-    needed = longest_sequence_bytes(config, memory)
+    needed = _sequence_bytes(config, memory.hf, memory.rollout)
     short = needed - config.rollout.kv_cache_bytes
     if config.stage not in GENERATING or short <= 0:
         return []
@@ -72,9 +73,9 @@ def _cache_shortage(config: Config, memory: Memory) -> list[Shortage]:
     return [Shortage(what, short, {"one sequence": needed}, of_cache=True)]
 
 
-def longest_sequence_bytes(config: Config, memory: Memory) -> int:
+def _sequence_bytes(config: Config, hf: Fields, rollout: RolloutPlan) -> int:
     """What the longest sequence allowed takes of a worker's cache."""
-    return bytes_of_a_token(memory.hf, memory.rollout, config) * config.rollout.max_context_tokens
+    return bytes_of_a_token(hf, rollout, config) * config.rollout.max_context_tokens
 
 
 def search(run: Run) -> tuple[Trial | None, list[Trial]]:
@@ -155,8 +156,6 @@ def _steps(run: Run) -> Iterator[tuple[str, Config]]:
 
 def _other_cache(run: Run) -> int:
     """Half the cache; where it holds no sequence, what one takes."""
-    needed = (
-        bytes_of_a_token(run.hf, run.topology.rollout, run.config) * run.config.rollout.max_context_tokens
-    )
+    needed = _sequence_bytes(run.config, run.hf, run.topology.rollout)
     held = run.config.rollout.kv_cache_bytes
     return needed if held < needed else held // 2

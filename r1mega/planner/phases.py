@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from r1mega.config import Backend, Config, Placement, Stage
+from r1mega.config import GENERATING, Backend, Config, Placement, Stage
 from r1mega.parallel.plan import Topology
 from r1mega.planner.engines import gathered_bytes, largest_tensor, worker_weights
 from r1mega.planner.training import FP32, MOMENTS, Trainer
@@ -19,7 +19,6 @@ from r1mega.planner.training import FP32, MOMENTS, Trainer
 Causes = dict[str, int]
 """Bytes by cause."""
 
-GENERATING = (Stage.grpo, Stage.reject, Stage.evaluate)
 OPTIMIZING = (Stage.grpo, Stage.sft, Stage.pretrain, Stage.reward_model)
 DRAFTS_LEARN = (Stage.pretrain, Stage.sft)
 PLANNED = (*OPTIMIZING, Stage.reject, Stage.evaluate)

@@ -12,18 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1mega.checks import inputs, placement_faults, row_faults, topology
-from r1mega.config import Backend, BadRun, Config, Stage
+from r1mega.checks import inputs, layouts, topology
+from r1mega.config import GENERATING, BadRun, Config, Stage
 from r1mega.model.family import family_faults, family_of, with_scalar_head
 from r1mega.model.scalar import is_scalar
-from r1mega.parallel.plan import (
-    Topology,
-    faults_for,
-    make_plan,
-    make_rollout_plan,
-    rollout_faults_for,
-)
-from r1mega.planner.phases import GENERATING, PLANNED, Memory
+from r1mega.parallel.plan import Topology
+from r1mega.planner.phases import PLANNED, Memory
 from r1mega.planner.published import PUBLISHED
 
 Fields = dict[str, Any]
@@ -149,28 +143,11 @@ def _layouts(config: Config, hf: Fields) -> Topology:
     Raises:
         BadRun: they cannot be; every fault.
     """
-    given, shape = config.parallel, family_of(hf).shape(hf)
-    plan, faults = make_plan(
-        tp=given.tp,
-        pp=given.pp,
-        vpp=given.vpp,
-        ep=given.ep,
-        etp=given.etp,
-        cp=given.cp,
-        dp=given.dp,
-        ranks=None,
-    )
-    rollout, rollout_faults = make_rollout_plan(
-        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
-    )
-    faults += rollout_faults + _machine_faults(config)
-    if plan is not None:
-        faults += faults_for(plan, shape) + row_faults(config, plan) + placement_faults(config, plan)
-    if rollout is not None:
-        faults += rollout_faults_for(rollout, shape, config.cluster.backend is Backend.cpu)
-    if faults or plan is None or rollout is None:
+    found, faults = layouts(config, hf, None)
+    faults += _machine_faults(config)
+    if faults or found is None:
         raise BadRun(faults)
-    return Topology(plan, rollout)
+    return found
 
 
 def _machine_faults(config: Config) -> list[str]:

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from r1mega.weights import fp8
+from r1mega.weights.fp8_names import scale_shape
 from r1mega.weights.pieces import Piece
 from r1mega.weights.quantised import QuantisedSource, Source
 from r1mega.weights.source import TensorMeta
@@ -202,7 +203,7 @@ def _weight_faults(meta: TensorMeta, held: Mapping[str, Stored]) -> Iterator[str
 
 
 def _scale_faults(name: str, shape: tuple[int, ...], scales: Stored | None) -> Iterator[str]:
-    wanted = fp8.scale_shape(shape)
+    wanted = scale_shape(shape)
     if len(shape) != 2:
         yield f"{name}: is stored as {CODES}, which has scales for matrices only"
     elif scales is None:

@@ -10,13 +10,13 @@ of a quantised weight come back from its fp32 numbers bit for bit, and its scale
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-BLOCK = 128
+from r1mega.weights.fp8_names import BLOCK, scale_shape
+
 DTYPE = torch.float8_e4m3fn
 LARGEST = torch.finfo(DTYPE).max
 SCALE = "_scale_inv"
@@ -29,21 +29,6 @@ CONFIG = {
     "activation_scheme": "dynamic",
 }
 """`quantization_config` of a config.json."""
-
-_PROJECTION = re.compile(r".+\.(self_attn|mlp)\.(.+\.)?\w+_proj(_with_mqa)?\.weight")
-
-
-def is_quantised(name: str) -> bool:
-    """Whether DeepSeek keeps a weight in FP8: the projections of attention, feed-forward and experts.
-
-    Not the embedding, the head, the router, norms, biases, or `eh_proj` of a multi-token-prediction layer.
-    """
-    return _PROJECTION.fullmatch(name) is not None
-
-
-def scale_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Shape of the scales of a weight of this shape; blocks at the edges may be partial."""
-    return tuple(-(-size // BLOCK) for size in shape)
 
 
 def blocks(start: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:

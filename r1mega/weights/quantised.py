@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from r1mega.weights import fp8
+from r1mega.weights import fp8, fp8_names
 from r1mega.weights.source import TensorMeta
 
 
@@ -57,13 +57,13 @@ class QuantisedSource:
 
 
 def _made(meta: TensorMeta) -> Sequence[TensorMeta]:
-    if not fp8.is_quantised(meta.name):
+    if not fp8_names.is_quantised(meta.name):
         return [meta]
-    scales = TensorMeta(meta.name + fp8.SCALE, torch.float32, fp8.scale_shape(meta.shape))
+    scales = TensorMeta(meta.name + fp8.SCALE, torch.float32, fp8_names.scale_shape(meta.shape))
     return [TensorMeta(meta.name, fp8.DTYPE, meta.shape), scales]
 
 
 def _quantised(name: str, tensor: Tensor) -> Sequence[tuple[str, Tensor]]:
-    if not fp8.is_quantised(name):
+    if not fp8_names.is_quantised(name):
         return [(name, tensor)]
     return list(zip((name, name + fp8.SCALE), fp8.quantise(tensor), strict=True))

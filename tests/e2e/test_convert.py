@@ -76,7 +76,7 @@ def test_to_megatron_under_tp2_and_back_under_pp2_is_the_same_folder(home: Path,
 def test_fp8_and_bf16(home: Path) -> None:
     import torch
 
-    from r1mega.weights import fp8
+    from r1mega.weights import fp8, fp8_names
 
     done = convert(home, "hf", "fp8", "--to", "hf", "--dtype", "fp8")
     assert done.returncode == 0, done.stderr
@@ -85,7 +85,7 @@ def test_fp8_and_bf16(home: Path) -> None:
     codes, bf16 = read_folder(home / "fp8"), read_folder(home / "bf16")
     wanted = {}
     for name, tensor in read_folder(home / "hf").items():
-        if fp8.is_quantised(name):
+        if fp8_names.is_quantised(name):
             tensor = fp8.dequantise(*fp8.quantise(tensor))
             assert codes[name].dtype == torch.float8_e4m3fn
         # The router's bias stays in fp32, as Megatron keeps it and DeepSeek writes it.

@@ -254,15 +254,6 @@ def test_a_rollout_degree_below_one_is_named_with_its_key(degrees):
     assert (plan is None) == bool(faults)
 
 
-@given(tp=small, dp=small, pp=small, replicas=st.integers(1, 40))
-def test_every_engine_has_one_owner(tp, dp, pp, replicas):
-    training, _ = plan_of(tp=tp, dp=dp, pp=pp)
-    topology = Topology(training, rollout_of(replicas=replicas))
-    owned = {engine: rank for rank in range(training.world_size) for engine in topology.engines_of(rank)}
-    assert sorted(owned) == list(range(replicas))
-    assert all(topology.owner(engine) == rank for engine, rank in owned.items())
-
-
 def test_both_sides_are_said_in_full():
     """V3's training layout beside engines of 32 workers, whose experts are dealt out."""
     training, _ = plan_of(pp=16, ep=64, ranks=2048)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from r1mega.weights import fp8
+from r1mega.weights import fp8, fp8_names
 
 SHAPES = [(1, 1), (128, 128), (127, 129), (300, 64), (256, 513), (1, 400)]
 
@@ -98,7 +98,7 @@ def test_a_block_that_is_not_finite_does_not_pass_for_numbers() -> None:
     ],
 )
 def test_projections_are_quantised(name: str) -> None:
-    assert fp8.is_quantised(name)
+    assert fp8_names.is_quantised(name)
 
 
 @pytest.mark.parametrize(
@@ -115,4 +115,4 @@ def test_projections_are_quantised(name: str) -> None:
     ],
 )
 def test_others_are_not(name: str) -> None:
-    assert not fp8.is_quantised(name)
+    assert not fp8_names.is_quantised(name)
