@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace
 from megatron.core.dist_checkpointing.mapping import ShardedBase, ShardedTensor, ShardedTensorFactory
 from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
@@ -54,15 +56,21 @@ def describe(policy: Policy, reference: Sequence[Tensor] | None, *, loading: boo
     return state
 
 
-def take(policy: Policy, loaded: dict[str, Any], steps: int) -> list[Tensor] | None:
-    """Give the policy the state that was read; returns the reference's weights, where it has them.
+def restore(policy: Policy, folder: Path, steps: int, *, with_reference: bool) -> list[Tensor] | None:
+    """Give the policy a state that was saved, under whatever layout; its course must have begun alike.
 
     Args:
         steps: how many steps the optimizer had made.
+        with_reference: the state has one.
+
+    Returns:
+        The reference's weights on this rank, if there is one.
     """
+    wanted = describe(policy, policy.snapshot() if with_reference else None, loading=True)
+    loaded = dist_checkpointing.load(wanted, str(folder))
     _load(policy, loaded["weights"])
     reference = None
-    if "reference" in loaded:
+    if with_reference:
         # Megatron reads most tensors into the described ones themselves: what was read of the weights is by
         # now the policy's own, and is kept aside while the reference is put in its place.
         with policy.using(policy.snapshot()):

@@ -12,9 +12,7 @@ files are not those that were written is told by name and never loaded. Rank 0 a
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -22,13 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1mega.track.files import sync, write_atomic
+from r1mega.track.files import Digests, digest, sync_path, write_atomic
 
 STATE, MANIFEST = "state.json", "manifest.json"
 _NAME = re.compile(r"(?P<unit>rollout|update|pretrain)-(?P<number>\d{6,})")
-
-Digests = Mapping[str, Mapping[str, Any]]
-"""Of each file, by name, its `sha256` and `bytes`."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -78,21 +73,22 @@ class Store:
 
         Args:
             state: how far the run has come, as JSON.
-            written: digests of the files that are in the folder and on the disk; the others are added.
+            written: the `digest` of each of the files that are in the folder
+                and on the disk; the others are added.
         """
         partial = self._partial(saved)
         write_atomic(partial / STATE, json.dumps(state, indent=1) + "\n")
         others = sorted(path.name for path in partial.iterdir() if path.name not in written)
         for name in others:
-            _sync(partial / name)
+            sync_path(partial / name)
         files = {**written, **{name: digest(partial / name) for name in others}}
         write_atomic(partial / MANIFEST, json.dumps(files, indent=1))
-        _sync(partial)
+        sync_path(partial)
         final = self.path(saved)
         if final.exists():  # a damaged one, or one that was saved before the run was told to stop
             self.remove(saved)
         partial.rename(final)
-        _sync(self.folder)
+        sync_path(self.folder)
 
     def discard(self, saved: Saved) -> None:
         """Throw away what was written of a state that is not to be."""
@@ -102,7 +98,7 @@ class Store:
         """What is wrong with every `parts`-th of its files, from number `part` on."""
         folder = self.path(saved)
         try:
-            manifest: Digests = json.loads((folder / MANIFEST).read_text())
+            manifest = json.loads((folder / MANIFEST).read_text())
             names = sorted(manifest)[part::parts]
             wanted = {name: (str(manifest[name]["sha256"]), int(manifest[name]["bytes"])) for name in names}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -133,12 +129,6 @@ class Store:
         return self.folder / f".{saved}.partial"
 
 
-def digest(path: Path) -> dict[str, Any]:
-    """A file's `sha256` and `bytes`."""
-    with path.open("rb") as file:
-        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest(), "bytes": path.stat().st_size}
-
-
 def _fault(path: Path, sha256: str, size: int) -> str | None:
     try:
         held = path.stat().st_size
@@ -147,11 +137,3 @@ def _fault(path: Path, sha256: str, size: int) -> str | None:
         return None if digest(path)["sha256"] == sha256 else f"{path.name}: its checksum is another"
     except OSError as error:
         return f"{path.name}: cannot be read ({error.strerror})"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        sync(descriptor)
-    finally:
-        os.close(descriptor)

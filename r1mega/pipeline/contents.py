@@ -11,7 +11,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from r1mega.track.files import write_atomic
+from r1mega.track.files import sha256_of, write_atomic
 
 LARGE_BYTES = 1024**2
 
@@ -47,13 +47,12 @@ class Contents:
     def _of_file(self, path: Path) -> str:
         status = path.stat()
         if status.st_size < LARGE_BYTES:
-            return hashlib.sha256(path.read_bytes()).hexdigest()
+            return sha256_of(path)
         name, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
         known = self._kept.get(name, [])
         if known[:2] == stamp:
             return str(known[2])
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = sha256_of(path)
         self._kept[name] = [*stamp, found]
         self._changed = True
         return found

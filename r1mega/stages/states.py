@@ -23,11 +23,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from r1mega import stopping, watch
-from r1mega.checkpoint import background, sharded
+from r1mega.checkpoint import sharded
 from r1mega.checkpoint.store import Saved, Store
 from r1mega.config import Config
 from r1mega.policy import Policy
 from r1mega.stages.recorder import PRETRAIN_ROWS, Recorder
+from r1mega.weights.megatron_write import Writing, local_bytes
 from r1mega.weights.whole import from_first_rank
 
 AHEAD = 1.5
@@ -58,7 +59,7 @@ class States:
         self.store = Store(config.folder / "checkpoints")
         self.failed = 0
         self.stall_s = 0.0
-        self._writing: tuple[background.Writing, Moment, dict[str, Any]] | None = None
+        self._writing: tuple[Writing, Moment, dict[str, Any]] | None = None
         self._moment: Moment | None = None
         self._newest: Saved | None = None
         self._since = time.monotonic()
@@ -97,10 +98,8 @@ class States:
             self.recorder.rewind({name: rows[name] for name in rows if name == PRETRAIN_ROWS})
             return None
         kept: dict[str, Any] = from_first_rank(self.store.state(saved) if dist.get_rank() == 0 else {})
-        reference = self.policy.snapshot() if kept["reference"] else None
-        wanted = sharded.describe(self.policy, reference, loading=True)
-        loaded = background.read(wanted, self.store.path(saved))
-        reference = sharded.take(self.policy, loaded, kept["policy"]["steps"])
+        steps, with_reference = kept["policy"]["steps"], kept["reference"]
+        reference = sharded.restore(self.policy, self.store.path(saved), steps, with_reference=with_reference)
         self.policy.take_training_state(kept["policy"])
         self.recorder.rewind(kept["rows"])
         self.recorder.say(f"Going on from {saved} of an earlier start.")
@@ -207,7 +206,7 @@ class States:
             "rows": moment.rows,
             "reference": moment.reference is not None,
         }
-        self._writing = background.Writing(described, folder), moment, kept
+        self._writing = Writing(described, folder), moment, kept
 
     def _settle(self, *, wait: bool = False) -> str | None:
         """Give a save that all ranks have written its name; with `wait`, when they have.
@@ -215,35 +214,24 @@ class States:
         Returns:
             Who asks the run to stop, if anyone asks any rank.
         """
-        if wait and self._writing is not None:
-            self._writing[0].wait()
         reason = stopping.asked(AHEAD * self._longest_s)
-        busy = self._writing is not None and not self._writing[0].done
-        error = self._writing[0].error if self._writing is not None and not busy else None
-        flags = torch.tensor(
-            [reason is not None, busy, error is not None], dtype=torch.int, device=self.policy.device
-        )
+        busy = self._writing is not None and not wait and not self._writing[0].done
+        flags = torch.tensor([reason is not None, busy], dtype=torch.int, device=self.policy.device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
-        asked, busy_anywhere, failed = (bool(flag) for flag in flags.tolist())
+        asked, busy_anywhere = (bool(flag) for flag in flags.tolist())
         if self._writing is not None and not busy_anywhere:
-            self._close(failed, error)
+            self._close(*self._writing)
+            self._writing = None
         return (reason or "another rank was told to") if asked else None
 
-    def _close(self, failed: bool, error: OSError | None) -> None:
-        assert self._writing is not None
-        writing, moment, kept = self._writing
-        self._writing = None
-        if failed:
-            errors: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(errors, error and (error.strerror or str(error)))
-            self._fail(moment.saved, next(one for one in errors if one))
-            return
-        digests, fault = writing.close()
-        if dist.get_rank() == 0 and fault is None:
-            try:
+    def _close(self, writing: Writing, moment: Moment, kept: dict[str, Any]) -> None:
+        fault = None
+        try:
+            digests = writing.close()
+            if dist.get_rank() == 0:
                 self.store.publish(moment.saved, kept, digests)
-            except OSError as publishing:
-                fault = publishing.strerror or str(publishing)
+        except OSError as error:
+            fault = error.strerror or str(error)
         if fault := from_first_rank(fault):
             self._fail(moment.saved, fault)
             return
@@ -258,7 +246,7 @@ class States:
                 print(f"warning: an old state could not be removed: {error}", flush=True)
 
     def _no_room(self, described: dict[str, Any]) -> str | None:
-        needed = torch.tensor(background.local_bytes(described), dtype=torch.int64, device=self.policy.device)
+        needed = torch.tensor(local_bytes(described), dtype=torch.int64, device=self.policy.device)
         dist.all_reduce(needed)
         fault = None
         if dist.get_rank() == 0:

@@ -1,7 +1,13 @@
-"""Writing a file so that a reader meets the old one or the new one, never half of either."""
+"""Files: a reader meets the old one or the new one, never half of either; and digests of what they hold."""
 
+import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+Digests = Mapping[str, Mapping[str, Any]]
+"""Of each file, by name, its `digest`."""
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -20,11 +26,27 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
+    sync_path(path.parent)  # the rename itself, too, must outlive a power cut
+
+
+def sync_path(path: Path) -> None:
+    """Wait until the disk holds a file, or a folder's list of its files."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        sync(folder)  # the rename itself, too, must outlive a power cut
+        sync(descriptor)
     finally:
-        os.close(folder)
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """Of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path) -> dict[str, Any]:
+    """A file's `sha256` and `bytes`."""
+    return {"sha256": sha256_of(path), "bytes": path.stat().st_size}
 
 
 def sync(descriptor: int) -> None:

@@ -21,13 +21,12 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, apply_factories
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.transformer.utils import ensure_metadata_has_dp_cp_group
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
+from r1mega.weights.megatron_write import BACKEND, Writing
 from r1mega.weights.whole import FolderError, from_first_rank, whole_folder
 
-BACKEND, VERSION = "torch_dist", 1
 DESCRIPTION, INDEX, COMMON = "metadata.json", ".metadata", "common.pt"
 
 
@@ -42,11 +41,13 @@ def save(
         beside: files to copy into the folder.
 
     Raises:
-        FolderError: on every rank; the folder is there and not empty.
+        FolderError: on every rank; the folder is there and not empty, or cannot be written.
     """
     with whole_folder(folder, beside) as partial:
-        strategy = TorchDistSaveShardedStrategy(BACKEND, VERSION, thread_count=1)
-        dist_checkpointing.save(sharded_weights(chunks), str(partial), strategy)
+        try:
+            Writing(sharded_weights(chunks), partial).close()
+        except OSError as error:
+            raise FolderError(f"{folder}: cannot be written: {error}") from error
         if dist.get_rank() == 0:
             (partial / "config.json").write_text(json.dumps(config, indent=1))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch.distributed as dist
+
+from r1mega.track.files import sync_path
 
 T = TypeVar("T")
 
@@ -50,7 +51,7 @@ def whole_folder(folder: Path, beside: Sequence[Path] = ()) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         partial.rename(folder)
-        _sync(folder.parent)
+        sync_path(folder.parent)
     dist.barrier()
 
 
@@ -64,12 +65,4 @@ def from_first_rank(value: T) -> T:
 def _flush(folder: Path) -> None:
     """Wait until the disk holds the files and the folder's list of them."""
     for path in [*folder.iterdir(), folder]:
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync_path(path)

@@ -127,8 +127,9 @@ def save_all(ports: list[int], degrees: dict[str, dict[str, int]], folder: Path)
                 # Megatron may be imported when the layout is open, not before.
                 import torch.distributed as dist
 
-                from r1mega.checkpoint import background, sharded
+                from r1mega.checkpoint import sharded
                 from r1mega.checkpoint.store import Saved, Store
+                from r1mega.weights.megatron_write import Writing
 
                 policy = begin(plan, model, folder)
                 reference = policy.snapshot()
@@ -141,14 +142,11 @@ def save_all(ports: list[int], degrees: dict[str, dict[str, int]], folder: Path)
                     store.begin(saved)
                 dist.barrier()
                 described = sharded.describe(policy, reference, loading=False)
-                writing = background.Writing(described, store._partial(saved))
+                writing = Writing(described, store._partial(saved))
                 kept = policy.training_state()
                 # The policy goes on while it is written; what is read later shows whose state it is.
                 found[name, model] = outcome(policy, model, reference)
-                writing.wait()
-                assert writing.error is None
-                digests, fault = writing.close()
-                assert fault is None
+                digests = writing.close()
                 if dist.get_rank() == 0:
                     store.publish(saved, kept, digests)
     return found
@@ -160,7 +158,7 @@ def read_all(ports: list[int], degrees: dict[str, dict[str, int]], folder: Path)
         with layout(port, **of) as plan:
             for model in models():
                 for saver in NAMES:
-                    from r1mega.checkpoint import background, sharded
+                    from r1mega.checkpoint import sharded
                     from r1mega.checkpoint.store import Saved, Store
 
                     store, saved = Store(folder / f"{model} {saver}"), Saved("rollout", UPDATES)
@@ -168,9 +166,7 @@ def read_all(ports: list[int], degrees: dict[str, dict[str, int]], folder: Path)
                         continue
                     policy = begin(plan, model, folder)
                     kept = store.state(saved)
-                    wanted = sharded.describe(policy, policy.snapshot(), loading=True)
-                    loaded = background.read(wanted, store.path(saved))
-                    reference = sharded.take(policy, loaded, kept["steps"])
+                    reference = sharded.restore(policy, store.path(saved), kept["steps"], with_reference=True)
                     policy.take_training_state(kept)
                     found[saver, name, model] = outcome(policy, model, reference)
     return found

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from r1mega.checkpoint.store import Saved, Store, digest
+from r1mega.checkpoint.store import Saved, Store
+from r1mega.track.files import digest
 
 COURSE = {"course": {"rollouts": 3}}
 

@@ -1,4 +1,4 @@
-"""A rank's part of Megatron's distributed checkpoint, written by a thread while training goes on.
+"""A rank's part of Megatron's distributed checkpoint, written by a thread: training may go on meanwhile.
 
 Megatron plans a save and closes it with all ranks together, in the main thread; between the two each rank
 only writes files. Megatron has processes do that. On a few cores a process costs more than the writing,
@@ -20,12 +20,15 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedBase, is_main_replica
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
-from r1mega.checkpoint.store import Digests, digest
+from r1mega.track.files import Digests, digest
+from r1mega.weights.whole import from_first_rank
 
 BACKEND, VERSION = "torch_dist", 1
 
@@ -52,32 +55,31 @@ class Writing:
         """Whether this rank has nothing more to write."""
         return not self._thread.is_alive()
 
-    def wait(self) -> None:
-        """Until `done`."""
-        self._thread.join()
-
-    @property
-    def error(self) -> OSError | None:
-        """Why this rank could not write its part; to be asked when `done`."""
-        return self._error
-
-    def close(self) -> tuple[Digests, str | None]:
-        """End the save, on every rank, none of which had an error.
+    def close(self) -> Digests:
+        """Wait until every rank has written, and end the save; called on every rank.
 
         Returns:
-            Digests of all ranks' files, on all; and on rank 0 why their list could not be written, if so.
+            Digests of all ranks' files.
+
+        Raises:
+            OSError: on every rank; what the disk said to one of them.
         """
+        self._thread.join()
         writer, metadata = self._strategy.planned
+        results = None if self._error else writer.retrieve_write_results()
         everyone: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(everyone, (writer.retrieve_write_results(), self._digests))
-        fault = None
-        if dist.get_rank() == 0:
+        dist.all_gather_object(everyone, (_words(self._error), results, self._digests))
+        fault = next((said for said, _, _ in everyone if said), None)
+        if fault is None and dist.get_rank() == 0:
             try:
-                writer.finish(metadata, [results for results, _ in everyone])
+                writer.finish(metadata, [results for _, results, _ in everyone])
                 save_config(CheckpointingConfig(BACKEND, VERSION), str(self._folder))
             except OSError as error:
-                fault = error.strerror or str(error)
-        return {name: of for _, digests in everyone for name, of in digests.items()}, fault
+                fault = _words(error)
+        fault = from_first_rank(fault)
+        if fault is not None:
+            raise OSError(fault)
+        return {name: of for _, _, digests in everyone for name, of in digests.items()}
 
     def _write(self) -> None:
         try:
@@ -122,6 +124,10 @@ def _write(transforms: list[Any], buckets: list[Any], results: Any) -> list[Path
     return [Path(os.fspath(path)) for path, _, _ in buckets]
 
 
+def _words(error: OSError | None) -> str | None:
+    return None if error is None else error.strerror or str(error)
+
+
 def _of_the_disk(error: BaseException) -> OSError:
     """What the disk said, which torch's own error on top of it hides."""
     said: BaseException | None = error
@@ -130,16 +136,8 @@ def _of_the_disk(error: BaseException) -> OSError:
     return said or OSError(f"{type(error).__name__}: {str(error).splitlines()[0]}")
 
 
-def read(state: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The state with the values that the folder holds, whatever layout they were saved under."""
-    loaded: dict[str, Any] = dist_checkpointing.load(state, str(folder))
-    return loaded
-
-
 def local_bytes(state: dict[str, Any]) -> int:
     """How much this rank will write of the state, copies that other ranks hold too left out."""
-    from megatron.core.dist_checkpointing.dict_utils import nested_values
-    from megatron.core.dist_checkpointing.mapping import ShardedBase, is_main_replica
 
     def size(value: Any) -> int:
         return value.data.numel() * value.data.element_size() if torch.is_tensor(value.data) else 0
