@@ -313,6 +313,7 @@ class Policy:
         buffers_before = [buffer.clone() for buffer in buffers]
         metrics = self.backward(samples, values, loss, mtp_loss_weight, temperature)
         lr = self.optimizer.param_groups[0]["lr"]
+        # Megatron's step does the same again, a pass over the gradients; but it has no way back.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
         skipped = self.guard.against(grad_norm) is not None

@@ -20,11 +20,6 @@ COURSE = "course.json"
 """How far rejection sampling has come; stages that train keep states instead."""
 
 
-def course_hash(config: Config) -> str:
-    """Twelve hexadecimal digits of what the run is made of but for its layout; W&B knows the run by it."""
-    return keys.key_of(keys.course_of(keys.made_from(config)))
-
-
 def config_hash(config: Config) -> str:
     """Twelve hexadecimal digits of all that decides a run's result; what it reads must be there."""
     return keys.key_of(keys.made_from(config))
@@ -42,7 +37,7 @@ def show_finished(config: Config) -> bool:
     return True
 
 
-def prepare_folder(config: Config) -> str:
+def prepare_folder(config: Config) -> keys.Made:
     """Make the run's folder ready, and leave in it the resolved config and what the run is made of.
 
     What this very run left unfinished there stays, to go on from. What another run left is moved aside
@@ -50,7 +45,7 @@ def prepare_folder(config: Config) -> str:
     folder that it takes for a run's the next time.
 
     Returns:
-        The run's `config_hash`, of what it is about to read.
+        What the run is made of, of what it is about to read.
 
     Raises:
         BadRun: the folder holds something that no run left there.
@@ -65,7 +60,7 @@ def prepare_folder(config: Config) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "config.yaml", to_yaml(config))
     write_atomic(folder / keys.FILE, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    return keys.key_of(made)
+    return made
 
 
 def _goes_on(config: Config, made: keys.Made) -> bool:

@@ -66,9 +66,8 @@ class Course:
     """What the evaluation before the first rollout found."""
     stream: dict[str, int | str] = field(default_factory=dict)
     """How far the questions are dealt out."""
-    handovers: int = 0
-    worst_handover: float = 0.0
-    """The largest difference in any hand-over's proof."""
+    handovers: dict[str, float] = field(default_factory=dict)
+    """The summary of the hand-overs."""
     reference: list[Tensor] | None = None
     """The weights that the policy is held near to, on this rank; None: the run has no penalty."""
 
@@ -77,11 +76,6 @@ class Course:
         self.rollouts = rollout
         self.tokens += batch.tokens
         self.mismatch = max(self.mismatch, mismatch)
-
-    def add_handover(self, figures: Mapping[str, float]) -> None:
-        """Weights were handed over, and proven."""
-        self.handovers += 1
-        self.worst_handover = max(self.worst_handover, figures["handover/max_abs_dlogp"])
 
     def as_json(self) -> dict[str, Any]:
         """All but the reference, which a state keeps with the other weights."""
@@ -104,10 +98,9 @@ def run(config: Config, plan: Plan) -> None:
             else:
                 policy.load(Path(config.model.init_from))
             course = begin(config, policy, states)
-            handover = Handover(config, policy, engines, probe_texts(config, text))
-            handed = handover.run()
+            handover = Handover(config, policy, engines, probe_texts(config, text), course.handovers)
+            handover.run()
             if not course.base:
-                course.add_handover(handed)
                 course.base = evaluate(config, text, handover, grader, recorder, rollout=0)
             judges = Judges(config, plan, text)
             train(config, text, policy, handover, grader, judges, recorder, states, course)
@@ -117,8 +110,7 @@ def run(config: Config, plan: Plan) -> None:
             {
                 "eval": _compared(course.base, final) | size(config, text),
                 "train": {"rollouts": course.rollouts, "updates": course.updates, "tokens": course.tokens},
-                "handover": handover.summary()
-                | {"count": course.handovers, "max_abs_dlogp": course.worst_handover},
+                "handover": handover.summary(),
                 "mismatch": {"mean_abs_dlogp": course.mismatch},
             }
         )
@@ -173,7 +165,6 @@ def train(
         with timing("update_actor"):
             learning = _learn(policy, config, batch, values, course)
         handed = handover.run()
-        course.add_handover(handed)
         differs = mismatch(torch.cat(old_logps), torch.cat(batch.sampler_logps))
         course.add(rollout, batch, differs["mean_abs_dlogp"])
         row = {
@@ -191,7 +182,7 @@ def train(
         recorder.rollout(row | measured, progress)
         kept = range(len(batch.texts))[: config.track.samples_kept]
         recorder.samples(batch, components, kept, rollout=rollout)
-        course.stream = stream.state()
+        course.stream, course.handovers = stream.state(), handover.summary()
         done, saved = _is_done(config, course), Saved("rollout", rollout)
         states.after(saved, course.as_json(), last=done, reference=course.reference)
 

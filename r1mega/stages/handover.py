@@ -9,7 +9,8 @@ failed stops the run at once: asked again, it would fail again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import torch.distributed as dist
@@ -30,19 +31,25 @@ class Handover:
     """One policy, its engines, and the way between them; `run` and `ask` are called on every rank."""
 
     def __init__(
-        self, config: Config, policy: Policy, engines: Engines, probe: Sequence[Sequence[int]]
+        self,
+        config: Config,
+        policy: Policy,
+        engines: Engines,
+        probe: Sequence[Sequence[int]],
+        earlier: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         """Wait for the engines and connect them.
 
         Args:
             probe: texts, as tokens, that both sides score after every hand-over: the trainer all of them,
                 each engine its share; at least one for every engine.
+            earlier: the `summary` of the hand-overs before the run was cut short, to go on from.
         """
         self.policy, self.engines = policy, engines
         self.tolerance = config.handover.max_abs_dlogp
         self.probe = probe
-        self.count = 0
-        self.worst = 0.0
+        self.count = earlier.get("count", 0)
+        self.worst = earlier.get("max_abs_dlogp", 0.0)
         self.restarts, self.restarts_allowed = 0, config.rollout.engine_restarts
         self._restarted: list[str] = []
         """To be said once the weights are proven."""

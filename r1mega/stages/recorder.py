@@ -11,7 +11,8 @@ from typing import Any
 import torch.distributed as dist
 
 from r1mega.config import BadRun, Config, Stage
-from r1mega.stages.finished import course_hash, prepare_folder
+from r1mega.pipeline import keys
+from r1mega.stages.finished import prepare_folder
 from r1mega.stages.judging import Components
 from r1mega.stages.sampling import Batch
 from r1mega.track import jsonl
@@ -41,11 +42,13 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         if self.writes:
-            self.key = prepare_folder(self.config)
+            made = prepare_folder(self.config)
+            self.key = keys.key_of(made)
             track = self.config.track
             self.wandb = WandbRun(
                 self.folder,
-                run_id=f"{self.config.name}-{course_hash(self.config)}",
+                # The same under every layout that the run goes on in.
+                run_id=f"{self.config.name}-{keys.key_of(keys.course_of(made))}",
                 project=track.project,
                 mode=track.wandb.value,
                 config=dataclasses.asdict(self.config),

@@ -10,7 +10,7 @@ from typing import Any
 
 from r1mega.__main__ import configurations
 from r1mega.config import Config, PipelineConfig, PipelineStageConfig, Stage, compose
-from r1mega.pipeline import record
+from r1mega.pipeline import keys, record
 from r1mega.pipeline.artifacts import outputs
 from r1mega.pipeline.graph import Node
 from r1mega.pipeline.standing import standings
@@ -70,7 +70,7 @@ class Ranks:
     def __call__(self, arguments: Sequence[str], ranks: int) -> int:
         config = composer(list(arguments))
         self.ran.append(config.name)
-        key = prepare_folder(config)
+        key = keys.key_of(prepare_folder(config))
         for number, (name, path) in enumerate(outputs(config).items()):
             file = path / "model.safetensors" if name == "model" else path
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -119,7 +119,7 @@ def test_what_changed_is_said_by_key(home: Path) -> None:
 
 def test_a_folder_says_what_its_run_is_made_of(home: Path) -> None:
     config = zero("name=x")
-    key = prepare_folder(config)
+    key = keys.key_of(prepare_folder(config))
     kept = json.loads((home / "runs" / "x" / "made_from.json").read_text())
     assert kept == keys.made_from(config)
     assert key == keys.key_of(kept) == config_hash(config)
@@ -146,7 +146,7 @@ def test_an_unfinished_run_goes_and_a_finished_one_is_kept(home: Path) -> None:
     config = zero("name=x")
     prepare_folder(config)
     (config.folder / "half").write_text("")
-    key = prepare_folder(config)
+    key = keys.key_of(prepare_folder(config))
     assert not (config.folder / "half").exists()
     finish(config)
     prepare_folder(zero("name=x", "seed=1"))
