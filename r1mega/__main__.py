@@ -52,7 +52,7 @@ def _show(arguments: list[str]) -> None:
     """Hydra's own answers: --help, --cfg job, --info, ... No run is started."""
     import hydra
 
-    from r1mega.config import register
+    from r1mega.compose import register
 
     register()
 
@@ -67,7 +67,8 @@ def _show(arguments: list[str]) -> None:
 
 def _run(arguments: list[str]) -> int:
     from r1mega.checks import check
-    from r1mega.config import BadRun, Stage, compose
+    from r1mega.compose import compose
+    from r1mega.config import BadRun, Stage
     from r1mega.launch import ranks_started, start_ranks
 
     try:

@@ -32,7 +32,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1mega.checks import inputs
-from r1mega.config import Backend, BadRun, Config, compose
+from r1mega.compose import compose
+from r1mega.config import Backend, BadRun, Config
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]

@@ -69,7 +69,8 @@ def _arguments() -> argparse.Namespace:
 def _launch(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from r1mega.__main__ import configurations
     from r1mega.checks import check
-    from r1mega.config import BadRun, compose
+    from r1mega.compose import compose
+    from r1mega.config import BadRun
 
     try:
         config = compose(configurations(), overrides)
@@ -96,7 +97,8 @@ def _launch(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def _rank(arguments: argparse.Namespace) -> int:
     from r1mega.__main__ import configurations
     from r1mega.checks import check
-    from r1mega.config import Backend, compose
+    from r1mega.compose import compose
+    from r1mega.config import Backend
 
     config = compose(configurations(), arguments.overrides)
     plan = check(config, int(os.environ["WORLD_SIZE"]))

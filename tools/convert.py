@@ -142,7 +142,7 @@ def _layout(overrides: list[str], hf: dict[str, Any]) -> tuple[Config, Plan]:
         BadRun: overrides that mean nothing here, or a layout that the model does not fit.
     """
     from r1mega.__main__ import configurations
-    from r1mega.config import compose
+    from r1mega.compose import compose
     from r1mega.model.family import family_of
     from r1mega.parallel.plan import faults_for, make_plan
 

@@ -12,7 +12,8 @@ import shutil
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from r1mega.config import BadRun, Config, to_yaml
+from r1mega.compose import to_yaml
+from r1mega.config import BadRun, Config
 from r1mega.pipeline import keys
 from r1mega.pipeline.graph import Node
 from r1mega.track.files import write_atomic

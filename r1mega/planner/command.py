@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from r1mega.config import BadRun, compose
+from r1mega.compose import compose
+from r1mega.config import BadRun
 from r1mega.planner.fits import Trial, search, shortages
 from r1mega.planner.run import read_run
 from r1mega.planner.show import as_json, as_text

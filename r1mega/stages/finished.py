@@ -10,7 +10,8 @@ import os
 import shutil
 from pathlib import Path
 
-from r1mega.config import BadRun, Config, to_yaml
+from r1mega.compose import to_yaml
+from r1mega.config import BadRun, Config
 from r1mega.pipeline import keys
 from r1mega.pipeline.artifacts import missing
 from r1mega.track.files import write_atomic

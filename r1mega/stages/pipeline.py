@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from r1mega import stopping
-from r1mega.config import BadRun, Config, compose
+from r1mega.compose import compose
+from r1mega.config import BadRun, Config
 from r1mega.launch import start_ranks
 from r1mega.pipeline import record, show, slurm
 from r1mega.pipeline.graph import Compose, Node, build, dependents

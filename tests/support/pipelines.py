@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from r1mega.__main__ import configurations
-from r1mega.config import Config, PipelineConfig, PipelineStageConfig, Stage, compose
+from r1mega.compose import compose
+from r1mega.config import Config, PipelineConfig, PipelineStageConfig, Stage
 from r1mega.pipeline import keys, record
 from r1mega.pipeline.artifacts import outputs
 from r1mega.pipeline.graph import Node

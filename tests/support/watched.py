@@ -17,7 +17,8 @@ from pathlib import Path
 
 from r1mega import stopping, watch
 from r1mega.__main__ import configurations
-from r1mega.config import Config, compose
+from r1mega.compose import compose
+from r1mega.config import Config
 from support.ranks import plan_of
 
 SILENT_S = 2.0

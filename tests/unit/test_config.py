@@ -13,7 +13,8 @@ from omegaconf import OmegaConf
 
 from r1mega.__main__ import configurations
 from r1mega.checks import check, topology
-from r1mega.config import Backend, BadRun, Config, Stage, compose, to_yaml
+from r1mega.compose import compose, to_yaml
+from r1mega.config import Backend, BadRun, Config, Stage
 from r1mega.stages import pipeline
 from r1mega.stages.finished import config_hash
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from r1mega.__main__ import configurations
-from r1mega.config import Config, RewardKind, Stage, compose
+from r1mega.compose import compose
+from r1mega.config import Config, RewardKind, Stage
 
 RUNS = configurations() / "run"
 NAMES = sorted(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from r1mega.__main__ import configurations
-from r1mega.config import Stage, compose
+from r1mega.compose import compose
+from r1mega.config import Stage
 from r1mega.parallel.plan import make_plan
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"

@@ -16,7 +16,8 @@ import numpy as np
 
 from r1mega.__main__ import configurations
 from r1mega.checks import topology
-from r1mega.config import Config, compose
+from r1mega.compose import compose
+from r1mega.config import Config
 from r1mega.model.family import family_faults, family_of
 from r1mega.parallel.plan import Plan, Topology
 from r1mega.weights.table import Row
