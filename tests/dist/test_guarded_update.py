@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.models import new_policy, random_fields, random_texts, samples_of
+from support.models import new_policy, random_texts, samples_of, small_moe
 from support.ranks import free_ports, layout, run_ranks
 from support.replay import policy_loss, whole
 
@@ -19,18 +19,7 @@ POISONS = {"loss": math.nan, "gradient": math.inf}
 
 
 def fields() -> dict[str, Any]:
-    return random_fields(
-        random.Random(5),
-        divisible_by=2,
-        num_hidden_layers=3,
-        first_k_dense_replace=1,
-        n_routed_experts=4,
-        n_group=1,
-        topk_group=1,
-        num_experts_per_tok=2,
-        num_nextn_predict_layers=1,
-        rope_scaling=None,
-    )
+    return small_moe(random.Random(5), num_nextn_predict_layers=1)
 
 
 def update(policy: Any, number: int, poison: float = 0.0) -> dict[str, float]:

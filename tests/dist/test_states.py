@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.models import new_policy, random_fields, random_texts, samples_of
+from support.models import new_policy, random_texts, samples_of, small_moe
 from support.ranks import free_ports, layout, run_ranks
 
 from r1mega.checkpoint.store import Saved, Store
@@ -96,19 +96,7 @@ def stop_at_odd_moments(port: int, folder: Path, fields: dict[str, Any]) -> list
 
 @pytest.fixture(scope="module")
 def fields() -> dict[str, Any]:
-    return random_fields(
-        random.Random(5),
-        divisible_by=2,
-        hidden_size=128,
-        num_hidden_layers=3,
-        first_k_dense_replace=1,
-        n_routed_experts=4,
-        n_group=1,
-        topk_group=1,
-        num_experts_per_tok=2,
-        num_nextn_predict_layers=0,
-        rope_scaling=None,
-    )
+    return small_moe(random.Random(5), hidden_size=128, num_nextn_predict_layers=0)
 
 
 def test_training_goes_on_and_the_other_states_are_whole(tmp_path: Path, fields: dict[str, Any]) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from support.command import command, environment
-from support.runs import OURS, run
+from support.command import command
+from support.runs import run, start
 
 RUN = """# @package _global_
 stage: pipeline
@@ -71,15 +70,7 @@ def test_under_an_outer_launcher_it_is_refused(home: Path) -> None:
 
 def test_killed_after_its_first_stage_it_goes_on_with_the_second(home: Path) -> None:
     first = home / "runs" / "tiny" / "base" / "summary.json"
-    process = subprocess.Popen(
-        [*OURS, *told(home)],
-        cwd=home,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
+    process = start(home, *told(home))
     try:
         deadline = time.monotonic() + 200
         while not first.exists():

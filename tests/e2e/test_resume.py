@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,7 @@ from typing import Any
 
 import psutil
 import pytest
-from support.command import environment
-from support.runs import OURS, SHORT, but_for_time, rows, run, weights
+from support.runs import SHORT, but_for_time, rows, run, start, weights
 
 from r1mega.checkpoint.store import Store
 
@@ -26,19 +24,6 @@ RUN = (
     "checkpoint.save_every_updates=3",
 )
 FILES = ("metrics.jsonl", "samples.jsonl", "pretrain.jsonl")
-
-
-def start(home: Path) -> psutil.Popen:
-    return psutil.Popen(
-        [*OURS, *RUN],
-        cwd=home,
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
 
 
 def until(home: Path, launcher: psutil.Popen, name: str, count: int) -> None:
@@ -92,7 +77,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     said: dict[str, Any] = {"folder": home / "runs/short"}
 
     def begin_and(act: Callable[[psutil.Popen], None], name: str, count: int) -> tuple[int, str]:
-        launcher = start(home)
+        launcher = start(home, *RUN)
         until(home, launcher, name, count)
         act(launcher)
         return ended(launcher)

@@ -58,6 +58,20 @@ def random_fields(draw: random.Random, *, divisible_by: int = 1, **fixed: Any) -
     return fields
 
 
+def small_moe(draw: random.Random, **fixed: Any) -> dict[str, Any]:
+    """A DeepSeek-V3 of three layers, the first without experts, whose sizes halve; two of four experts."""
+    given = {
+        "num_hidden_layers": 3,
+        "first_k_dense_replace": 1,
+        "n_routed_experts": 4,
+        "n_group": 1,
+        "topk_group": 1,
+        "num_experts_per_tok": 2,
+        "rope_scaling": None,
+    }
+    return random_fields(draw, divisible_by=2, **(given | fixed))
+
+
 def random_dense_fields(
     draw: random.Random, kind: str, *, divisible_by: int = 1, **fixed: Any
 ) -> dict[str, Any]:

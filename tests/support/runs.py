@@ -9,6 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from support.command import environment
 
 ROLLOUTS = 2
@@ -42,6 +44,20 @@ def run(folder: Path, *overrides: str, program: tuple[str, ...] = OURS) -> subpr
         capture_output=True,
         text=True,
         timeout=400,
+    )
+
+
+def start(folder: Path, *overrides: str) -> psutil.Popen:
+    """The command, started in `folder` and in a session of its own; what it prints is to be read of it."""
+    return psutil.Popen(
+        [*OURS, *overrides],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

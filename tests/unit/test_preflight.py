@@ -10,7 +10,8 @@ from pathlib import Path
 
 from support.command import environment
 
-from r1mega.preflight import Place, Report, compare, disk_faults, file_faults, unreachable
+from r1mega.node_faults import Report, compare, disk_faults, file_faults
+from r1mega.preflight import Place, unreachable
 
 SAME = {"python": "3.11.9", "torch": "2.13.0", "r1mega": "0.1.0+abcd"}
 
