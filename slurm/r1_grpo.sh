@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # GRPO, one task a GPU: sbatch slurm/r1_grpo.sh [run=r1_zero] [grpo.rollouts=10 ...], from the checkout.
 #
-# What:  R1-Zero at the paper's size, or any other run; the same command again goes on where it stopped.
+# What:  R1-Zero at the paper's size, whose engines this version cannot start yet (docs/planning.md), or any
+#        other run; the same command again goes on where it stopped.
 # Where: 256 nodes of 8 H100 (conf/parallel/h100_2048). Another size: sbatch --nodes=N, with its layout:
 #          sbatch --nodes=2 --ntasks-per-node=1 --gpus-per-node=0 slurm/r1_grpo.sh run=cpu_zero
 # How long and what it costs: not measured on GPU. The paper gives 198 hours of 512 H800 for R1-Zero,

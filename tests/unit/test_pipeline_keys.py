@@ -154,6 +154,62 @@ def test_an_unfinished_run_goes_and_a_finished_one_is_kept(home: Path) -> None:
     assert not (home / "runs" / "x" / "final").exists()
 
 
+WORK = {
+    "a state": "checkpoints/rollout-000005/state.json",
+    "the base": "base/config.json",
+    "answers": "course.json",
+}
+"""What a run that was cut short may have left to go on from."""
+
+
+def cut_short(config: Config, work: str) -> Path:
+    """The run's folder with this work in it, and a model that was exported and is to come again."""
+    prepare_folder(config)
+    for name in (WORK[work], "final/config.json"):
+        (config.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (config.folder / name).write_text("{}")
+    return config.folder
+
+
+@pytest.mark.parametrize("work", WORK)
+@pytest.mark.parametrize(
+    "given",
+    [(), ("parallel=tp2", "rollout.replicas=1"), ("checkpoint.keep_last=9", "launch.max_time_s=60")],
+    ids=["the same command", "another layout", "other saving"],
+)
+def test_an_unfinished_run_is_gone_on_with(home: Path, work: str, given: tuple[str, ...]) -> None:
+    folder = cut_short(zero("name=x"), work)
+    now = zero("name=x", *given)
+    assert prepare_folder(now) == keys.made_from(now)
+    assert (folder / WORK[work]).exists()
+    assert not (folder / "final").exists()
+    assert json.loads((folder / keys.FILE).read_text()) == keys.made_from(now)
+    assert [path.name for path in (home / "runs").iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_the_work_of_another_run_is_kept_beside_and_fresh_deletes(home: Path, work: str) -> None:
+    config = zero("name=x")
+    folder = cut_short(config, work)
+    prepare_folder(zero("name=x", "seed=1"))
+    assert not (folder / WORK[work]).exists()
+    kept = home / "runs" / f"x-{config_hash(config)}-unfinished"
+    assert (kept / WORK[work]).exists()
+    cut_short(zero("name=x", "seed=1"), work)
+    prepare_folder(zero("name=x", "seed=1", "fresh=true"))
+    assert not (folder / WORK[work]).exists()
+    assert sorted(path.name for path in (home / "runs").iterdir()) == ["x", kept.name]
+
+
+def test_a_finished_run_of_another_layout_is_another_run(home: Path) -> None:
+    config = zero("name=x")
+    cut_short(config, "a state")
+    write_summary(config.folder / "summary.json", {"config_hash": config_hash(config)})
+    prepare_folder(zero("name=x", "parallel=tp2"))
+    assert (home / "runs" / f"x-{config_hash(config)}" / WORK["a state"]).exists()
+    assert not (config.folder / "checkpoints").exists()
+
+
 def test_cut_short_while_it_clears_a_folder_it_takes_that_up_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
