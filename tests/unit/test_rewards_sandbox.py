@@ -209,7 +209,9 @@ def test_open_descriptors_are_not_handed_on(tmp_path):
     seen = watch(LIBC + read_all + HOLD)
     os.close(fd)
     assert SECRET.encode() not in seen.stdout
-    assert {name.split(":")[0] for name in seen.descriptors} <= {"pipe", "/dev/null", "/box/main.py"}
+    # While it starts, Python has libraries and modules of its own open.
+    kinds = {name.split(":")[0] for name in seen.descriptors if not name.startswith("/usr/")}
+    assert kinds <= {"pipe", "/dev/null", "/box/main.py"}
 
 
 # Network and other processes
