@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from r1mega.planner.batch import words
 from r1mega.planner.fits import Shortage, Trial
-from r1mega.planner.phases import Memory, Phase, staged_by_rank, state_bytes
+from r1mega.planner.phases import Memory, staged_by_rank, state_bytes
 from r1mega.planner.run import Run
 from r1mega.planner.weights import model_biases, model_parameters
 
@@ -33,7 +33,7 @@ def as_json(
         "stage": str(config.stage),
         "notes": list(run.notes),
         "layout": {"training": str(memory.plan), "ranks": memory.plan.world_size}
-        | ({"rollout": str(memory.rollout)} if memory.generates else {}),
+        | ({"rollout": f"{memory.rollout}, {_where(memory)}"} if memory.generates else {}),
         "model": {"parameters": parameters, "draft_parameters": draft, "dtype": str(config.precision.dtype)},
         "batch": words(config, memory),
         "gpu_memory_bytes": None if limit is None else int(limit * 1024**3),
@@ -41,6 +41,8 @@ def as_json(
             {"phase": one.name, "worst": one.who, "bytes": one.bytes, "causes": one.causes}
             for one in memory.phases
         ],
+        "times": None,
+        "search": None,
         "not_modelled": list(NOT_MODELLED),
         "checkpoint": _checkpoint(run, memory) if memory.optimizes else None,
         "fits": not found,
@@ -53,7 +55,7 @@ def as_json(
     }
 
 
-def as_text(run: Run, memory: Memory, plan: dict[str, Any]) -> str:
+def as_text(plan: Mapping[str, Any]) -> str:
     """The same for people, in GiB."""
     model = plan["model"]
     draft = f", and {model['draft_parameters']:,} of draft layers" if model["draft_parameters"] else ""
@@ -62,51 +64,67 @@ def as_text(run: Run, memory: Memory, plan: dict[str, Any]) -> str:
         *(f"note: {note}" for note in plan["notes"]),
         "",
         "Layout",
-        f"  training  {plan['layout']['training']}",
+        *(f"  {line}" for line in layout_words(plan)),
+        "",
+        "Batch",
+        *(f"  {line}" for line in plan["batch"]),
+        "",
+        f"Memory of the rank that holds most, GiB{_limit(plan)}",
+        *_table(plan),
+        "",
+        "In no figure above, and to be had of the room that is left:",
+        *(f"  {what}" for what in plan["not_modelled"]),
+        *_checkpoint_words(plan),
     ]
-    if "rollout" in plan["layout"]:
-        lines.append(f"  rollout   {plan['layout']['rollout']}, {_where(run, memory)}")
-    lines += ["", "Batch", *(f"  {line}" for line in plan["batch"])]
-    lines += ["", f"Memory of the rank that holds most, GiB{_limit(plan)}", *_table(memory.phases, plan)]
-    lines += ["", "In no figure above, and to be had of the room that is left:"]
-    lines += [f"  {what}" for what in plan["not_modelled"]]
-    return "\n".join([*lines, *_checkpoint_words(plan), *_verdict(plan)])
+    told = verdict(plan)
+    return "\n".join(lines + (["", *told] if told else []))
 
 
-def _where(run: Run, memory: Memory) -> str:
+def layout_words(plan: Mapping[str, Any]) -> list[str]:
+    """Both layouts, a line each."""
+    layout = plan["layout"]
+    lines = [f"training  {layout['training']}"]
+    return lines + ([f"rollout   {layout['rollout']}"] if "rollout" in layout else [])
+
+
+def _where(memory: Memory) -> str:
     if not memory.on_gpus:
         return "on this machine"
     return "on the trainer's GPUs" if memory.shared else "on GPUs of their own"
 
 
-def _limit(plan: dict[str, Any]) -> str:
+def _limit(plan: Mapping[str, Any]) -> str:
     limit = plan["gpu_memory_bytes"]
     return "" if limit is None else f" (a GPU has {gib(limit)})"
 
 
-def _table(phases: Sequence[Phase], plan: dict[str, Any]) -> list[str]:
+def _table(plan: Mapping[str, Any]) -> list[str]:
     """Phases across, causes down; what no phase has is left out."""
-    named = dict.fromkeys(cause for phase in phases for cause in phase.causes)
-    causes = [cause for cause in named if any(phase.causes.get(cause, 0) >= _SHOWN for phase in phases)]
+    phases, limit = plan["phases"], plan["gpu_memory_bytes"]
+    named = dict.fromkeys(cause for phase in phases for cause in phase["causes"])
+    causes = [cause for cause in named if any(phase["causes"].get(cause, 0) >= _SHOWN for phase in phases)]
     rows = [["", *(str(number) for number in range(1, len(phases) + 1))]]
     rows += [
-        [cause, *(gib(phase.causes[cause]) if cause in phase.causes else "" for phase in phases)]
+        [cause, *(gib(phase["causes"][cause]) if cause in phase["causes"] else "" for phase in phases)]
         for cause in causes
     ]
-    rows.append(["together", *(gib(phase.bytes) for phase in phases)])
-    limit = plan["gpu_memory_bytes"]
+    rows.append(["together", *(gib(phase["bytes"]) for phase in phases)])
     if limit is not None:
-        rows.append(["left for the rest", *(gib(limit - phase.bytes) for phase in phases)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    table = [
+        rows.append(["left for the rest", *(gib(limit - phase["bytes"]) for phase in phases)])
+    names = [f"{number}  {phase['phase']}: {phase['worst']}" for number, phase in enumerate(phases, 1)]
+    return [f"  {line}".rstrip() for line in [*names, "", *columns(rows)]]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows of cells as lines: the first cell to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
-            cell.ljust(width) if not column else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    names = [f"{number}  {phase.name}: {phase.who}" for number, phase in enumerate(phases, 1)]
-    return [f"  {line}".rstrip() for line in [*names, "", *table]]
 
 
 def _checkpoint(run: Run, memory: Memory) -> dict[str, Any]:
@@ -123,7 +141,7 @@ def _checkpoint(run: Run, memory: Memory) -> dict[str, Any]:
     }
 
 
-def _checkpoint_words(plan: dict[str, Any]) -> list[str]:
+def _checkpoint_words(plan: Mapping[str, Any]) -> list[str]:
     kept = plan["checkpoint"]
     if kept is None:
         return []
@@ -136,23 +154,26 @@ def _checkpoint_words(plan: dict[str, Any]) -> list[str]:
     ]
 
 
-def _verdict(plan: dict[str, Any]) -> list[str]:
+def verdict(plan: Mapping[str, Any]) -> list[str]:
+    """Whether all that is counted fits; what does not, and what would."""
     if plan["fits"]:
-        return ["", "Nothing that is counted is over."] if plan["gpu_memory_bytes"] is not None else []
-    lines = ["", "It does not fit:", *_over(plan["shortages"]), "", "Each of these alone:"]
-    for one in plan["tried"]:
-        shown = " ".join(one["overrides"])
-        if not one["ranks"]:
-            lines.append(f"  {shown}: cannot be; {one['why']}")
-        elif one["lacking"]:
-            lines.append(f"  {shown}: {one['ranks']:,} ranks, {gib(one['lacking'])} GiB lack ({one['why']})")
-        else:
-            lines.append(f"  {shown}: {one['ranks']:,} ranks, nothing that is counted is over")
+        return ["Nothing that is counted is over."] if plan["gpu_memory_bytes"] is not None else []
+    lines = ["It does not fit:", *_over(plan["shortages"]), "", "Each of these alone:"]
+    lines += [f"  {_trial(one)}" for one in plan["tried"]]
     if plan["change"] is None:
         return [*lines, "No change was found that would do, these or several of them together."]
     change = plan["change"]
     shown = " ".join(change["overrides"])
     return [*lines, f"Nothing that is counted would be over with {shown}, on {change['ranks']:,} ranks."]
+
+
+def _trial(one: Mapping[str, Any]) -> str:
+    shown = " ".join(one["overrides"])
+    if not one["ranks"]:
+        return f"{shown}: cannot be; {one['why']}"
+    if one["lacking"]:
+        return f"{shown}: {one['ranks']:,} ranks, {gib(one['lacking'])} GiB lack ({one['why']})"
+    return f"{shown}: {one['ranks']:,} ranks, nothing that is counted is over"
 
 
 def _over(shortages: Sequence[dict[str, Any]]) -> list[str]:

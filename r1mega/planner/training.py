@@ -116,11 +116,10 @@ class Trainer:
     @cached_property
     def places(self) -> list[tuple[int, int, int]]:
         """By rank, what tells ranks apart: the stage, the part of dense buffers, and that of experts'."""
-        found = []
-        for rank in range(self.plan.world_size):
-            at = self.plan.coordinates(rank)
-            found.append((at["pp"], at["cp"] + self.plan.cp * at["dp"], at["edp"]))
-        return found
+        # As `Plan.coordinates` has it, which takes a rank at a time: a search asks for thousands of layouts.
+        plan = self.plan
+        ranks, shard = plan.world_size // plan.pp, plan.etp * plan.ep
+        return [(stage, rank // plan.tp, rank // shard) for stage in range(plan.pp) for rank in range(ranks)]
 
     def stage_of(self, rank: int) -> Stage:
         """The pipeline stage that a rank is of."""

@@ -153,6 +153,38 @@ def bars_svg(values: Mapping[str, float], unit: str) -> str:
         return svg_text(figure)
 
 
+def stacked_bars_svg(bars: Mapping[str, Mapping[str, float]], unit: str, limit: float | None = None) -> str:
+    """A bar for each name, from top to bottom, of its parts; `limit` is the line they should stay within.
+
+    Each part that is among the largest has a colour of its own; what else there is, is `others`.
+    """
+    largest: dict[str, float] = {}
+    for parts in bars.values():
+        for name, value in parts.items():
+            largest[name] = max(value, largest.get(name, 0.0))
+    *colours, last = SERIES
+    named = sorted(largest, key=largest.__getitem__, reverse=True)
+    drawn = [(name, [name], colour) for name, colour in zip(named, colours, strict=False)]
+    if rest := named[len(colours) :]:
+        drawn.append(("others", rest, last))
+    with style():
+        figure, axes = _canvas(9.0, 1.0 + 0.34 * len(bars))
+        left = [0.0] * len(bars)
+        for name, parts_of, colour in drawn:
+            widths = [sum(parts.get(part, 0.0) for part in parts_of) for parts in bars.values()]
+            axes.barh(range(len(bars)), widths, 0.62, left, color=LIGHT[colour], label=name)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        if limit is not None:
+            axes.axvline(limit, color=LIGHT["ink"], lw=1.2, ls=(0, (4, 3)))
+        axes.set_yticks(range(len(bars)), [_literal(name) for name in bars])
+        axes.set_ylim(len(bars) - 0.5, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
+        axes.set_xlabel(unit)
+        _legend(axes, *axes.get_legend_handles_labels())
+        return svg_text(figure)
+
+
 def draw_estimate(axes: Any, figures: Mapping[str, Any], which: str, y: float, colour: str) -> None:
     """A measure's `base` or `final` as a dot at height `y`, with its interval if it has one."""
     value = figures[which]

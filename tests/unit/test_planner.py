@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 from support.models import random_dense_fields, random_fields
 
 from r1mega.__main__ import configurations
@@ -284,7 +285,6 @@ def test_a_run_on_a_cpu_is_held_to_no_gpu(capsys: pytest.CaptureFixture[str]) ->
         (["run=r1_zero", "model.init_from=nowhere", "model.made_by=null"], "no published model of that name"),
         (["run=r1_zero", "rollout.tensor_parallel=16"], "must divide the 8 GPUs of a machine"),
         (["run=r1_zero", "grpo.nothing=1"], "grpo.nothing"),
-        (["run=r1_zero", "--yaml"], "takes overrides and --json"),
     ],
 )
 def test_what_cannot_be_planned_is_said(
@@ -292,6 +292,27 @@ def test_what_cannot_be_planned_is_said(
 ) -> None:
     assert main(overrides, configurations()) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run=r1_zero", "--yaml"], configurations())
+    assert ended.value.code == 2
+    assert "unrecognized arguments: --yaml" in capsys.readouterr().err
+
+
+def test_the_page_shows_what_the_json_holds(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    page = tmp_path / "plan.html"
+    code, plan = planned(capsys, *ZERO_SMALL, "name='<script>'", "--html", str(page))
+    text = page.read_text()
+    assert "<script>" not in text
+    assert f"{plan['model']['parameters']:,}" in text
+    for phase in plan["phases"]:
+        assert f"<th>{phase['phase']}</th>" in text
+        assert f"<td>{phase['bytes'] / 1024**3:,.2f}</td>" in text
+        assert all(f"<td>{escape(cause)}</td>" in text for cause in phase["causes"])
+    assert text.count("<svg") == 1 + (plan["times"] is not None)
+    assert code == 0
 
 
 HEAVY = """
