@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from r1mega.config import Config
+    from r1mega.parallel.plan import Plan
 
 
 def main() -> None:
@@ -76,6 +78,7 @@ def _run(arguments: list[str]) -> int:
         if config.stage is Stage.pipeline:
             return _run_pipeline(config, arguments)
         plan = check(config, ranks_started())
+        _require_fit(config, plan)
     except BadRun as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
@@ -89,6 +92,13 @@ def _run(arguments: list[str]) -> int:
     from r1mega.rank import run_rank
 
     return run_rank(config, plan)
+
+
+def _require_fit(config: Config, plan: Plan) -> None:
+    from r1mega.compose import compose
+    from r1mega.planner.before import require_fit
+
+    require_fit(config, plan, partial(compose, configurations()))
 
 
 def _run_pipeline(config: Config, arguments: list[str]) -> int:

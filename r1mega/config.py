@@ -374,12 +374,14 @@ class GuardConfig:
 
 @dataclass(kw_only=True, slots=True)
 class LaunchConfig:
-    """How long a run may take, and how long its ranks may be silent."""
+    """What a start is held to: how long it may take, how long its ranks may be silent, whether it fits."""
 
     max_time_s: float | None = None
     """The run saves and ends, with exit code 75, before so many seconds are over; None: never."""
     silent_s: float = 120.0
     """A rank that gives no sign of life for so long, a stopped process or a lost node, ends the run."""
+    must_fit: bool = True
+    """A run on GPUs that by its plan (`r1mega plan`) cannot fit them is refused."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from r1mega.planner.show import gib, layout_words, verdict
+from r1mega.planner.show_search import words_of_search
 from r1mega.track.charts import stacked_bars_svg
 from r1mega.track.files import write_atomic
 from r1mega.track.page import inline, page

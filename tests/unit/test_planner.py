@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from functools import partial
 from itertools import pairwise
 from math import lcm, prod
 from pathlib import Path
@@ -18,9 +19,12 @@ from markupsafe import escape
 from support.models import random_dense_fields, random_fields
 
 from r1mega.__main__ import configurations
-from r1mega.config import Config, Dtype, PrecisionConfig, RolloutConfig, Stage
+from r1mega.checks import check
+from r1mega.compose import compose
+from r1mega.config import BadRun, Config, Dtype, PrecisionConfig, RolloutConfig, Stage
 from r1mega.model.family import family_of
 from r1mega.parallel.plan import RolloutPlan, make_plan
+from r1mega.planner.before import require_fit
 from r1mega.planner.buffers import lay_out
 from r1mega.planner.command import main
 from r1mega.planner.engines import (
@@ -313,6 +317,24 @@ def test_the_page_shows_what_the_json_holds(capsys: pytest.CaptureFixture[str], 
         assert all(f"<td>{escape(cause)}</td>" in text for cause in phase["causes"])
     assert text.count("<svg") == 1 + (plan["times"] is not None)
     assert code == 0
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_starts() -> None:
+    composed = partial(compose, configurations())
+    small = ["run=cpu_pretrain", "cluster=h100", "cluster.gpu_memory_gib=0.001"]
+
+    def tried(*others: str) -> None:
+        config = composed([*small, *others])
+        require_fit(config, check(config, None), composed)
+
+    with pytest.raises(
+        BadRun, match=r"does not fit: \w+: rank \d: 0\.\d\d GiB over \(.*launch\.must_fit=false"
+    ):
+        tried()
+    tried("launch.must_fit=false")
+    tried("cluster.gpu_memory_gib=1")
+    tried("cluster.gpu_memory_gib=null")
+    tried("cluster.backend=cpu")
 
 
 HEAVY = """

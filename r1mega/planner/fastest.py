@@ -1,0 +1,226 @@
+"""The fastest layout that fits on as many GPUs, and why those that would be faster do not.
+
+Layouts of training and of the engines are put in order, each by the time of a step with the other side as
+given. Pairs are then taken in order of the two times together, and the first that fits is the answer: only
+of pairs that are faster is the memory counted. A training layout whose mean over ranks is above a GPU's
+memory already is not counted at all, for its worst rank cannot hold less.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+from itertools import product
+from math import prod
+from typing import Any
+
+from r1mega.config import GENERATING, BadRun, Config
+from r1mega.model.family import family_of
+from r1mega.parallel.plan import Plan
+from r1mega.planner.fits import Shortage, shortages
+from r1mega.planner.phases import OPTIMIZING
+from r1mega.planner.run import Fields, Run
+from r1mega.planner.training import BYTES, FP32, MOMENTS
+
+Seconds = Callable[[Run], float]
+"""Of a step of a run."""
+
+SHOWN = 8
+"""So many of the layouts that are faster and do not fit are told one by one."""
+MOST_COUNTED = 2_000
+"""Of so many pairs, at most, the memory is counted."""
+_GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A layout of one side or of both, on paper."""
+
+    overrides: tuple[str, ...]
+    """As on the command line."""
+    run: Run
+    seconds: float
+
+
+@dataclass(slots=True)
+class Found:
+    """What a search found."""
+
+    gpus: int
+    tried: int = 0
+    """Layouts of training and of the engines that were looked at."""
+    cannot_be: Counter[str] = field(default_factory=Counter)
+    """By rule, its numbers left out: layouts that it forbids."""
+    over: Counter[str] = field(default_factory=Counter)
+    """By phase: layouts that are faster than the one found, and too large in it."""
+    refused: list[tuple[Candidate, Shortage]] = field(default_factory=list)
+    """The fastest of those."""
+    best: Candidate | None = None
+    given_seconds: float = 0.0
+    """Of a step of the run as it was given."""
+
+
+def fastest(run: Run, seconds: Seconds) -> Found:
+    """The fastest layout of a run on the GPUs that it has.
+
+    Args:
+        seconds: of a step; the smaller, the better.
+    """
+    found = Found(run.topology.training.world_size, given_seconds=seconds(run))
+    training = _timed(run, _training(run), seconds, found)
+    engines = _timed(run, _engines(run), seconds, found) if run.config.stage in GENERATING else [None]
+    limit = run.config.cluster.gpu_memory_gib
+    if limit is not None:
+        elements = elements_of(run.hf)
+        training = [one for one in training if not _surely_over(one, elements, int(limit * _GIB), found)]
+    for pair in _in_order(run, training, engines, seconds):
+        over = shortages(pair.run.config, pair.run.memory())
+        if not over:
+            found.best = pair
+            break
+        found.over[over[0].what.split(":")[0]] += 1
+        if len(found.refused) < SHOWN:
+            found.refused.append((pair, over[0]))
+        if found.over.total() >= MOST_COUNTED:
+            break
+    return found
+
+
+def _training(run: Run) -> Iterator[dict[str, Any]]:
+    """Every training layout on as many GPUs: values of keys of `parallel` and `train`."""
+    config, gpus = run.config, run.topology.training.world_size
+    shape = family_of(run.hf).shape(run.hf)
+    machine = config.cluster.gpus_per_machine or gpus
+    # Without a context that is split, a row must hold the longest sample.
+    rows = {config.rollout.max_context_tokens, config.train.tokens_per_microbatch}
+    for tp, pp, cp in product(_divisors(machine), _divisors(gpus), _divisors(machine)):
+        if gpus % (tp * pp * cp) or pp > shape.layers:
+            continue
+        degrees = {"tp": tp, "pp": pp, "cp": cp, "dp": gpus // (tp * pp * cp)}
+        for vpp, ep, recompute, row in product(
+            (1, 2, 4) if pp > 1 else (1,),
+            _divisors(shape.experts) if shape.experts else (1,),
+            ([], ["full"]),
+            sorted(rows),
+        ):
+            if ep > gpus:
+                continue
+            for etp in sorted({1, tp}) if ep > 1 else (None,):
+                yield {
+                    "parallel": degrees | {"vpp": vpp, "ep": ep, "etp": etp},
+                    "train": {"recompute": recompute, "tokens_per_microbatch": row},
+                }
+
+
+def _engines(run: Run) -> Iterator[dict[str, Any]]:
+    """Every layout of the engines on their GPUs."""
+    rollout, machine = run.topology.rollout, run.config.cluster.gpus_per_machine or 8
+    gpus = run.topology.training.world_size if run.memory().shared else rollout.workers
+    for tp, pp in product(_divisors(machine), (1, 2, 4, 8)):
+        if gpus % (tp * pp) == 0:
+            yield {
+                "rollout": {
+                    "tensor_parallel": tp,
+                    "pipeline_parallel": pp,
+                    "replicas": gpus // (tp * pp),
+                }
+            }
+
+
+def _divisors(number: int) -> list[int]:
+    return [value for value in range(1, number + 1) if number % value == 0]
+
+
+def _timed(run: Run, options: Iterator[dict[str, Any]], seconds: Seconds, found: Found) -> list[Candidate]:
+    """Those of the options that can be, fastest first."""
+    timed = []
+    for option in options:
+        found.tried += 1
+        config = run.config
+        for section, values in option.items():
+            config = replace(config, **{section: replace(getattr(config, section), **values)})
+        try:
+            changed = run.changed(config)
+        except BadRun as error:
+            found.cannot_be[re.sub(r"\d[\d,]*", "N", error.faults[0])] += 1
+            continue
+        timed.append(Candidate(_overrides(option), changed, seconds(changed)))
+    return sorted(timed, key=lambda one: one.seconds)
+
+
+def _overrides(option: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(
+        f"{section}.{key}={'[' + ','.join(value) + ']' if isinstance(value, list) else value}"
+        for section, values in option.items()
+        for key, value in values.items()
+        if value is not None
+    )
+
+
+def _in_order(
+    run: Run, training: Sequence[Candidate], engines: Sequence[Candidate | None], seconds: Seconds
+) -> Iterator[Candidate]:
+    """Pairs of both sides, those whose times are the least together first."""
+
+    def together(first: int, second: int) -> float:
+        engine = engines[second]
+        return training[first].seconds + (engine.seconds if engine else 0.0)
+
+    if not training or not engines:
+        return
+    waiting, seen = [(together(0, 0), 0, 0)], {(0, 0)}
+    while waiting:
+        _, first, second = heappop(waiting)
+        yield _pair(training[first], engines[second], seconds)
+        for one in ((first + 1, second), (first, second + 1)):
+            if one[0] < len(training) and one[1] < len(engines) and one not in seen:
+                seen.add(one)
+                heappush(waiting, (together(*one), *one))
+
+
+def _pair(training: Candidate, engine: Candidate | None, seconds: Seconds) -> Candidate:
+    if engine is None:
+        return training
+    run = training.run
+    both = run.changed(replace(run.config, rollout=engine.run.config.rollout))
+    return Candidate(training.overrides + engine.overrides, both, seconds(both))
+
+
+def _surely_over(one: Candidate, elements: Elements, limit: int, found: Found) -> bool:
+    if mean_resident_bytes(elements, one.run.topology.training, one.run.config) <= limit:
+        return False
+    found.over["weights, gradients and optimizer, in the mean over ranks"] += 1
+    return True
+
+
+Elements = Counter[tuple[bool, bool]]
+"""Elements of the whole model's weights, by whether they are experts' and whether ranks split them."""
+
+
+def elements_of(hf: Fields) -> Elements:
+    """The model's weights, each once."""
+    found: Elements = Counter()
+    seen: set[tuple[str, ...]] = set()
+    for row in family_of(hf).weight_table(hf):
+        if row.fused or (row.layers is None and row.hf in seen):
+            continue
+        seen.add(row.hf)
+        layers = 1 if row.layers is None else len(row.layers)
+        found[row.experts > 0, row.split is not None] += (
+            sum(prod(shape) for shape in row.shapes) * layers * (row.experts or 1)
+        )
+    return found
+
+
+def mean_resident_bytes(elements: Elements, plan: Plan, config: Config) -> float:
+    """What a rank holds, in the mean over all, of weights, gradients and optimizer, without any padding."""
+    dense = elements[False, True] / plan.tp + elements[False, False]
+    experts = (elements[True, True] / plan.etp + elements[True, False]) / plan.ep
+    width = BYTES[config.precision.dtype]
+    owned = (MOMENTS + (width < FP32)) * FP32 if config.stage in OPTIMIZING else 0
+    each = width + FP32
+    total = dense * (each + owned / (plan.cp * plan.dp)) + experts * (each + owned / plan.expert_dp)
+    return total / plan.pp
