@@ -17,7 +17,8 @@ from r1mega.rewards import format as form
 from r1mega.rewards.accuracy import verify
 from r1mega.rewards.language import words_by_language
 
-PROBLEMS = ("world_problems", {"min_steps": 2, "max_steps": 4}, 1.0)
+STEPS = {"min_steps": 2, "max_steps": 4}
+PROBLEMS = ("world_problems", STEPS | {"training_steps": "familiar"}, 1.0)
 RIGHT = ("brief", "worked", "checked")
 EQUATION = re.compile(r"(\d+) ([+-]) (\d+) = (\d+)")
 STATED = re.compile(r"(?<![+-] )\b(\d+) ([+-]) (\d+)(?=:| =)")  # a whole step, and no tail of a longer sum
@@ -48,31 +49,40 @@ def wrong(text):
     return [e for e in EQUATION.findall(text) if eval("".join(e[:3])) != int(e[3])]
 
 
-def test_no_text_to_learn_states_a_step_of_a_held_out_question(world):
+@pytest.fixture(scope="module")
+def new_world():
+    return generate([("world_problems", STEPS | {"training_steps": "new"}, 1.0)], 1_500, 400, 0)
+
+
+def test_no_text_to_learn_states_a_step_of_a_held_out_or_a_new_question(world, new_world):
     held_out = {one for question in world.held_out for one in sums_of(question)}
-    assert len(held_out) > 300
+    new = {one for question in new_world.train for one in sums_of(question)}
+    assert len(held_out) > 300 < len(new)
     corpus = Corpus(world.train, dict.fromkeys(KINDS, 1 / len(KINDS)), "short", 0, {"mixed": 1.0})
     texts = [corpus.text(number).answer for number in range(6_000)]
     texts += [row["answer"] for row, _ in zip(cold_start(0), range(1_000), strict=False)]
     learnt = {one for text in texts for one in sums_stated(text)}
     learnt |= {one for question in world.train for one in sums_of(question)}
-    assert len(learnt) > 1_500
+    assert len(learnt) > 500
     assert not held_out & learnt
+    assert not new & learnt
 
 
-def test_every_step_of_a_held_out_question_is_held_out(world):
-    sides = {
-        side: {one for q in getattr(world, side) for one in sums_of(q)} for side in ("train", "held_out")
-    }
-    assert not sides["train"] & sides["held_out"]
+def test_held_out_questions_are_the_same_whatever_training_asks(world, new_world):
+    assert world.held_out == new_world.held_out
+    both = generate([("world_problems", STEPS, 1.0)], 600, 400, 0)
+    assert both.held_out == world.held_out
+    trained = {one for question in (*both.train, *new_world.train) for one in sums_of(question)}
+    assert not trained & {one for question in world.held_out for one in sums_of(question)}
 
 
-def test_a_fifth_of_all_steps_is_held_out_whichever_way_it_is_stated():
+def test_each_set_has_its_share_of_the_steps_whichever_way_they_are_stated():
     ways = [(a, b) for a in range(100) for b in steps.TERMS if a + b <= steps.LARGEST]
-    held = [pair for pair in ways if steps.held_out(pair[0], "+", pair[1])]
-    assert len(held) / len(ways) == pytest.approx(0.2, abs=0.02)
-    for a, b in ways:
-        assert steps.held_out(a, "+", b) == steps.held_out(b, "+", a) == steps.held_out(a + b, "-", b)
+    sets = [steps.set_of(a, "+", b) for a, b in ways]
+    for name, share in {"held_out": 0.2, "familiar": 0.4, "new": 0.4}.items():
+        assert sets.count(name) / len(ways) == pytest.approx(share, abs=0.02)
+    for (a, b), name in zip(ways, sets, strict=True):
+        assert name == steps.set_of(b, "+", a) == steps.set_of(a + b, "-", b) == steps.set_of(a + b, "-", a)
 
 
 def test_problems_state_their_numbers_and_stay_in_the_world(world):
@@ -181,6 +191,7 @@ def test_parameters_are_checked():
             ("world_problems", {"max_steps": 9}, 1.0),
             ("world_problems", {"zh_share": 2, "steps": 1}, 1.0),
             ("world_problem", {}, 1.0),
+            ("world_problems", {"training_steps": "all"}, 1.0),
         ]
     )
     starts = [
@@ -188,6 +199,7 @@ def test_parameters_are_checked():
         "data.tasks[1].parameters.max_steps: was 9; world_problems says: max_steps must be",
         "data.tasks[2].parameters.steps: was 1; must be a parameter of the task",
         "data.tasks[3].name: was world_problem; must be",
+        "data.tasks[4].parameters.training_steps: was all; world_problems says: training_steps must be",
     ]
     assert len(faults) == len(starts)
     for fault, start in zip(faults, starts, strict=True):

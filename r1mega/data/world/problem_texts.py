@@ -7,7 +7,7 @@
 - `unformatted`: right, either style, but tags are missing or left open.
 - `guess`: well formed, no step, and an answer that belongs to some other question.
 
-No text states a held-out step, slips and checks included, where the question is a training one.
+Where the question's steps are familiar, so is every step that a text states, slips and checks included.
 """
 
 from __future__ import annotations
@@ -108,6 +108,6 @@ def words() -> Iterator[str]:
     for language in LANGUAGES:
         for count in range(1, MOST_STEPS + 1):
             for _ in range(_WORD_DRAWS):
-                asked = problem(rng, language, steps.draw(rng, count, of_held_out=False))
+                asked = problem(rng, language, steps.draw(rng, count, (steps.FAMILIAR,)))
                 for use in USES:
                     yield from (write(Asked(asked, asked, rng, use)) for write in KINDS.values())

@@ -1,7 +1,7 @@
 """Word problems of a few steps over numbers of two digits, in English and Chinese.
 
-Training questions have only training steps, held-out questions only held-out ones (`steps` tells
-which is which).
+Held-out questions have only held-out steps, training questions only familiar ones, only new ones, or
+both (`steps` tells which is which).
 """
 
 from __future__ import annotations
@@ -44,22 +44,31 @@ TEMPLATES: Mapping[str, Sequence[str]] = {
     ),
 }
 
+TRAINING: Mapping[str, tuple[str, ...]] = {
+    "familiar": (steps.FAMILIAR,),
+    "new": (steps.NEW,),
+    "any": (steps.FAMILIAR, steps.NEW),
+}
+"""The sets of steps that training questions may be of."""
+
 _LAST: Mapping[str, str] = {"en": "then ", "zh": "再"}
 """Comes before the last action."""
 
 
 @dataclass(kw_only=True, slots=True)
 class Parameters:
-    """How long the problems are, and how many of them are in Chinese."""
+    """How long the problems are, what steps training ones have, how many are in Chinese."""
 
     min_steps: int = 2
     max_steps: int = 3
+    training_steps: str = "any"
     zh_share: float = 0.5
 
     def validate(self) -> None:
         """Raises AssertionError, naming the parameter."""
         assert 1 <= self.min_steps <= self.max_steps, "min_steps must be from 1 to max_steps"
         assert self.max_steps <= MOST_STEPS, f"max_steps must be at most {MOST_STEPS}"
+        assert self.training_steps in TRAINING, f"training_steps must be one of {', '.join(TRAINING)}"
         assert 0 <= self.zh_share <= 1, "zh_share must be from 0 to 1"
 
 
@@ -67,17 +76,17 @@ def streams(given: Mapping[str, Any], seed: str) -> Streams:
     """Problems without end, held-out and training ones apart."""
     parameters = Parameters(**given)
     return Streams(
-        held_out=_problems(parameters, f"{seed}:held-out", of_held_out=True),
-        train=_problems(parameters, f"{seed}:train", of_held_out=False),
+        held_out=_problems(parameters, f"{seed}:held-out", (steps.HELD_OUT,)),
+        train=_problems(parameters, f"{seed}:train", TRAINING[parameters.training_steps]),
     )
 
 
-def _problems(parameters: Parameters, seed: str, *, of_held_out: bool) -> Iterator[Question]:
+def _problems(parameters: Parameters, seed: str, sets: tuple[str, ...]) -> Iterator[Question]:
     rng = random.Random(seed)
     while True:
         language = draw_language(rng, parameters.zh_share)
         count = rng.randint(parameters.min_steps, parameters.max_steps)
-        yield problem(rng, language, steps.draw(rng, count, of_held_out=of_held_out))
+        yield problem(rng, language, steps.draw(rng, count, sets))
 
 
 def problem(rng: random.Random, language: str, expression: str) -> Question:

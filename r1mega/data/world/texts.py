@@ -1,7 +1,7 @@
 """What the recipe's stages learn from, made of the small world, as rows of our own file formats.
 
-- cold start: long, readable, right thoughts about problems, worked and often checked, in the
-  question's language; the answer block holds the number alone.
+- cold start: long, readable, right thoughts about problems of familiar steps, worked and often
+  checked, in the question's language; the answer block holds the number alone.
 - general: good replies to requests, each after a short thought.
 - preferences: two answers to a request and their scores. The scores are a rule's, which does not see
   the order, so no pair is judged twice with its sides swapped.
@@ -37,7 +37,7 @@ def cold_start(seed: int, min_steps: int = 2, max_steps: int = 3, zh_share: floa
     rng = random.Random(f"cold start:{seed}")
     while True:
         language = draw_language(rng, zh_share)
-        expression = steps.draw(rng, rng.randint(min_steps, max_steps), of_held_out=False)
+        expression = steps.draw(rng, rng.randint(min_steps, max_steps), (steps.FAMILIAR,))
         question = problems.problem(rng, language, expression)
         asked = _asked(question, rng)
         checks = rng.random() < _CHECKED_SHARE

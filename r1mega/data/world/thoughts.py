@@ -119,15 +119,15 @@ def reverse(step: Step) -> Step:
 
 
 def slip(expression: str, rng: random.Random) -> Slip:
-    """One step wrong and the following ones consistent with it; all of it within the world's steps."""
-    return next(s for s in _slips(expression, rng) if all(_trained(step) for step in s.steps[s.at + 1 :]))
+    """One step wrong and the following ones consistent with it, all of them familiar steps."""
+    return next(s for s in _slips(expression, rng) if all(_familiar(step) for step in s.steps[s.at + 1 :]))
 
 
 def checkable_slip(expression: str, rng: random.Random) -> Slip | None:
-    """One step wrong, the following ones right again, and the check of it a training step, if any is."""
+    """One step wrong, the following ones right again, and the check of it a familiar step, if any is."""
     exact = chain(expression)
     for at, wrong in _slips(expression, rng):
-        if _trained(reverse(wrong[at])):
+        if _familiar(reverse(wrong[at])):
             return Slip(at, [*exact[:at], wrong[at], *exact[at + 1 :]])
     return None
 
@@ -140,9 +140,9 @@ def _slips(expression: str, rng: random.Random) -> Iterator[Slip]:
             yield Slip(at, taken)
 
 
-def _trained(step: Step) -> bool:
+def _familiar(step: Step) -> bool:
     fits = 0 <= step.result <= steps.LARGEST and 0 <= step.left <= steps.LARGEST
-    return fits and not steps.held_out(step.left, step.op, step.right)
+    return fits and steps.set_of(step.left, step.op, step.right) == steps.FAMILIAR
 
 
 def spoken(
