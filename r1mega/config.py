@@ -33,6 +33,12 @@ GENERATING = (Stage.grpo, Stage.reject, Stage.evaluate)
 """The stages that have engines."""
 
 
+FULL_RECOMPUTE = "full"
+"""In `train.recompute`: every layer is computed again from its input."""
+RECOMPUTE_MODULES = ("core_attn", "layernorm", "mla_up_proj", "mlp", "moe", "moe_act", "shared_experts")
+"""The parts of layers that may stand there instead, by Megatron-Core's names."""
+
+
 class RewardKind(StrEnum):
     """What a reward model judges; the paper reads the summary for the one, the whole answer for the other."""
 
@@ -286,6 +292,9 @@ class TrainConfig:
 
     tokens_per_microbatch: int = 8192
     """Samples are packed, unpadded, into rows of at most so many tokens."""
+    recompute: list[str] = field(default_factory=list)
+    """What is not kept for the backward pass and computed again in it: `full`, every layer from its input;
+    or some of Megatron's modules (core_attn, layernorm, mla_up_proj, mlp, moe, moe_act, shared_experts)."""
 
 
 @dataclass(kw_only=True, slots=True)

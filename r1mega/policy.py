@@ -27,7 +27,7 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
-from r1mega.config import Config, OptimizerConfig
+from r1mega.config import FULL_RECOMPUTE, Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.guard import Guard
 from r1mega.model import spec
@@ -453,7 +453,17 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
         "use_cpu_initialization": True,
         "gradient_accumulation_fusion": False,
         "deterministic_mode": True,
+        **_recompute_fields(config.train.recompute),
     }
+
+
+def _recompute_fields(modules: Sequence[str]) -> dict[str, Any]:
+    """Megatron's words for what the backward pass computes again."""
+    if not modules:
+        return {}
+    if list(modules) == [FULL_RECOMPUTE]:
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {"recompute_granularity": "selective", "recompute_modules": list(modules)}
 
 
 def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: DistributedDataParallel) -> Any:

@@ -6,6 +6,7 @@ This is the one place that asks. The rest of the package sees a Megatron `GPTMod
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -17,7 +18,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (
     get_gpt_decoder_layer_specs,
     get_gpt_mtp_block_spec,
 )
-from megatron.core.tensor_parallel import scatter_to_sequence_parallel_region
+from megatron.core.tensor_parallel import checkpoint, scatter_to_sequence_parallel_region
 from megatron.core.transformer import TransformerConfig, multi_latent_attention
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.moe.router import TopKRouter
@@ -46,9 +47,25 @@ class CausalLM(GPTModel):
         super().__init__(*arguments, **named)
         for layer in self.mtp.layers if self.mtp_process else ():
             layer.transformer_layer.register_forward_pre_hook(self._mask_padding, with_kwargs=True)
+            layer._checkpointed_forward = self._recompute_draft
 
     def _mask_padding(self, layer: torch.nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
         return arguments, named | {"padding_mask": self.padding}
+
+    @staticmethod
+    def _recompute_draft(forward: Callable[..., Tensor], **named: Any) -> Tensor:
+        """A draft layer that the backward pass computes again.
+
+        Megatron-Core 0.16.1 would have the checkpoint keep all arguments as if they were tensors; the packing
+        is none. Draft layers are on the last stage, whose backward pass follows at once on each forward pass,
+        so the padding is still that of the same micro-batch.
+        """
+        kept = {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+        def again(*tensors: Tensor) -> Tensor:
+            return forward(**(named | dict(zip(kept, tensors, strict=True))))
+
+        return checkpoint(again, False, *kept.values())
 
     def forward(self, *arguments: Any, padding_mask: Tensor | None = None, **named: Any) -> Tensor:
         """As GPTModel's; `padding_mask_1T` is of all tokens of this context-parallel rank."""
