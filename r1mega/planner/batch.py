@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from r1mega.config import GENERATING, Config, Stage
 from r1mega.grpo.packing import pack
 from r1mega.parallel.plan import Plan
 from r1mega.planner.engines import bytes_of_a_token
-from r1mega.planner.phases import Memory
+
+if TYPE_CHECKING:
+    from r1mega.planner.phases import Memory
 
 
 def words(config: Config, memory: Memory) -> list[str]:
@@ -98,17 +102,23 @@ _BY_STAGE = {
 }
 
 
+def rows_per_update(config: Config, plan: Plan) -> int:
+    """Micro-batches of an update on a data-parallel rank, if every sample were of the longest allowed."""
+    longest, row = plan.padded(config.rollout.max_context_tokens), config.train.tokens_per_microbatch
+    samples = samples_per_update(config)
+    return len(pack([longest] * samples, row, plan.dp, plan.row_multiple, plan.rows_multiple)[0])
+
+
 def _update_words(config: Config, plan: Plan, samples: int) -> list[str]:
     """Samples, rows and tokens of a data-parallel rank; rows as if every sample were the longest."""
     longest, row = config.rollout.max_context_tokens, config.train.tokens_per_microbatch
-    packed = pack([plan.padded(longest)] * samples, row, plan.dp, plan.row_multiple, plan.rows_multiple)
-    most, fewest = -(-samples // plan.dp), samples // plan.dp
+    most, fewest, rows = -(-samples // plan.dp), samples // plan.dp, rows_per_update(config, plan)
     share = f"{most:,}" if most == fewest else f"{fewest:,} or {most:,}"
     return [
         f"Of an update, each of the {plan.dp} data-parallel ranks takes {share} samples, packed into rows of"
         f" at most {row:,} tokens.",
         f"A row is a micro-batch. If every sample were of {longest:,} tokens, the longest allowed,"
-        f" there would be {len(packed[0]):,} rows a rank, and {samples * longest:,} tokens an update,"
+        f" there would be {rows:,} rows a rank, and {samples * longest:,} tokens an update,"
         f" {most * longest:,} a data-parallel rank.",
         f"Of a row, a GPU computes at most {-(-row // plan.cp):,} tokens in attention"
         f" and {-(-row // (plan.cp * plan.tp)):,} between layers (cp {plan.cp}, tp {plan.tp}).",

@@ -84,7 +84,7 @@ def all_chunks(hf: dict[str, Any], plan: Plan) -> list[list[Chunk]]:
     Args:
         hf: the model's HF fields.
     """
-    parts = _parts(hf, plan)
+    parts = layers_by_chunk(hf, plan)
     made = {part: _chunk(part, plan) for part in {*chain.from_iterable(parts)}}
     return [[made[part] for part in of_rank] for of_rank in parts]
 
@@ -112,12 +112,12 @@ def model_biases(hf: dict[str, Any]) -> int:
     return sum(sum(prod(shape) for shape in row.shapes) * len(row.layers or ()) for row in rows)
 
 
-_Part = tuple["_Layer", ...]
+_Part = tuple["Layer", ...]
 """What a chunk is made of, in order."""
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     """The rows of a layer, or of what belongs to none; layers of the same rows are alike."""
 
     rows: tuple[Row, ...]
@@ -125,40 +125,40 @@ class _Layer:
     copy: bool = False
 
 
-def _parts(hf: dict[str, Any], plan: Plan) -> list[list[_Part]]:
-    """By pipeline rank and virtual stage, what a chunk is made of."""
+def layers_by_chunk(hf: dict[str, Any], plan: Plan) -> list[list[_Part]]:
+    """By pipeline rank and virtual stage, what a chunk is made of; layers that are alike are equal."""
     family = family_of(hf)
     table = [row for row in family.weight_table(hf) if not row.fused]
     shape = family.shape(hf)
     [embedding] = [row for row in table if row.megatron.startswith("embedding.")]
     [head] = [row for row in table if row.megatron.startswith("output_layer.")]
     [norm] = [row for row in table if row.megatron.startswith("decoder.final_layernorm.")]
-    parts: list[list[list[_Layer]]] = [[[] for _ in range(plan.vpp)] for _ in range(plan.pp)]
+    parts: list[list[list[Layer]]] = [[[] for _ in range(plan.vpp)] for _ in range(plan.pp)]
     first, last = parts[0][0], parts[-1][-1]
     # Of a pipeline's two ends, both need the embedding: for a tied head, or for the draft layers' input.
     piped, tied, drafts = plan.pp > 1, head.hf == embedding.hf, shape.draft_layers > 0
-    first.append(_Layer((embedding,), shared=piped and (tied or drafts)))
+    first.append(Layer((embedding,), shared=piped and (tied or drafts)))
     if piped and drafts:
-        last.append(_Layer((embedding,), shared=True, copy=True))
+        last.append(Layer((embedding,), shared=True, copy=True))
     decoder = _layers([row for row in table if "{l}" in row.megatron])
     for number in range(shape.layers):
         stage, virtual = stage_of_layer(plan, shape.layers, number)
         parts[stage][virtual].append(decoder[number])
-    last.append(_Layer((norm,)))
+    last.append(Layer((norm,)))
     draft = _layers([row for row in table if "{m}" in row.megatron])
     last += [draft[number] for number in range(shape.draft_layers)]
     if piped or not tied:
-        last.append(_Layer((head,), shared=piped and tied, copy=piped and tied))
+        last.append(Layer((head,), shared=piped and tied, copy=piped and tied))
     return [[tuple(part) for part in of_rank] for of_rank in parts]
 
 
-def _layers(rows: Sequence[Row]) -> dict[int, _Layer]:
+def _layers(rows: Sequence[Row]) -> dict[int, Layer]:
     """By number, each layer's rows."""
     of_layer: dict[int, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         for number in row.layers or ():
             of_layer[number].append(index)
-    kinds = {kind: _Layer(tuple(rows[i] for i in kind)) for kind in {tuple(one) for one in of_layer.values()}}
+    kinds = {kind: Layer(tuple(rows[i] for i in kind)) for kind in {tuple(one) for one in of_layer.values()}}
     return {number: kinds[tuple(kind)] for number, kind in of_layer.items()}
 
 
@@ -173,7 +173,7 @@ def _chunk(part: _Part, plan: Plan) -> Chunk:
     return Chunk(tuple(chain.from_iterable(layers[layer] for layer in part)), biases, draft_biases)
 
 
-def _layer_weights(layer: _Layer, plan: Plan) -> list[Weight]:
+def _layer_weights(layer: Layer, plan: Plan) -> list[Weight]:
     """The layer's weights on a rank, in Megatron's order: expert by expert, of each the first of its two."""
     placed: list[tuple[tuple[int, int, int], Weight]] = []
     for row in layer.rows:
