@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from r1mega.config import GENERATING, BadRun, Config
+from r1mega.config import FULL_RECOMPUTE, GENERATING, BadRun, Config
 from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.engines import bytes_of_a_token
 from r1mega.planner.phases import Memory
@@ -81,8 +81,9 @@ def _sequence_bytes(config: Config, hf: Fields, rollout: RolloutPlan) -> int:
 def search(run: Run) -> tuple[Trial | None, list[Trial]]:
     """The smallest change under which a run that does not fit would, and all that was tried first.
 
-    One doubling (of tp, pp, ep, dp or an engine's workers) or halving (of the cache) after another is
-    added, each time the one after which the least lacks; the first that fits ends it.
+    One doubling (of tp, pp, ep, dp or an engine's workers) or halving (of the cache or of a row), or full
+    recomputation, after another is added, each time the one after which the least lacks; the first that fits
+    ends it.
 
     Returns:
         The change, None where none was found, and the trials of the first round.
@@ -140,6 +141,8 @@ def _steps(run: Run) -> Iterator[tuple[str, Config]]:
     for name in ("tp", "pp", "ep", "dp"):
         value = 2 * getattr(plan, name)
         yield f"parallel.{name}={value}", replace(config, parallel=replace(config.parallel, **{name: value}))
+    if run.memory().optimizes:
+        yield from _activation_steps(config)
     if config.stage not in GENERATING:
         return
     workers = 2 * config.rollout.tensor_parallel
@@ -152,6 +155,22 @@ def _steps(run: Run) -> Iterator[tuple[str, Config]]:
         f"rollout.kv_cache_bytes={cache}",
         replace(config, rollout=replace(config.rollout, kv_cache_bytes=cache)),
     )
+
+
+def _activation_steps(config: Config) -> Iterator[tuple[str, Config]]:
+    """Less to keep for the backward pass: nothing but layers' inputs, or half of a row."""
+    train, full = config.train, [FULL_RECOMPUTE]
+    if train.recompute != full:
+        yield (
+            f"train.recompute=[{FULL_RECOMPUTE}]",
+            replace(config, train=replace(train, recompute=full)),
+        )
+    half = train.tokens_per_microbatch // 2
+    if half >= config.rollout.max_context_tokens:
+        yield (
+            f"train.tokens_per_microbatch={half}",
+            replace(config, train=replace(train, tokens_per_microbatch=half)),
+        )
 
 
 def _other_cache(run: Run) -> int:

@@ -13,6 +13,8 @@ from typing import Any
 
 from r1mega.config import GENERATING, Backend, Config, Placement, Stage
 from r1mega.parallel.plan import Topology
+from r1mega.planner.activations import Activations, Layers, RowSize
+from r1mega.planner.batch import rows_per_update
 from r1mega.planner.engines import gathered_bytes, largest_tensor, worker_weights
 from r1mega.planner.training import FP32, MOMENTS, Trainer
 
@@ -21,6 +23,8 @@ Causes = dict[str, int]
 
 OPTIMIZING = (Stage.grpo, Stage.sft, Stage.pretrain, Stage.reward_model)
 DRAFTS_LEARN = (Stage.pretrain, Stage.sft)
+UNVALIDATED = " (TE, unvalidated)"
+"""Of activations that follow from Transformer Engine's sources and were not measured."""
 PLANNED = (*OPTIMIZING, Stage.reject, Stage.evaluate)
 
 
@@ -76,6 +80,22 @@ class Memory:
         return found
 
     @cached_property
+    def activations(self) -> Activations:
+        """Of a row that is full, of samples as long as they may be; on GPUs those of Transformer Engine."""
+        config, plan = self.config, self.plan
+        tokens = config.train.tokens_per_microbatch // plan.row_multiple * plan.row_multiple
+        longest = plan.padded(config.rollout.max_context_tokens)
+        return Activations(
+            self.hf,
+            plan,
+            RowSize(tokens=tokens, samples=max(1, tokens // longest), longest=longest),
+            config.precision.dtype,
+            Layers.te if self.on_gpus else Layers.torch,
+            config.train.recompute,
+            rows_per_update(config, plan) if self.optimizes else 1,
+        )
+
+    @cached_property
     def workers(self) -> list[int]:
         """Bytes of the weights of each worker of an engine; none where the run has no engines."""
         return worker_weights(self.hf, self.rollout, self.config) if self.generates else []
@@ -99,21 +119,30 @@ class Memory:
             causes["engine: KV cache"] = self.config.rollout.kv_cache_bytes
         return causes
 
+    def _named(self, causes: Mapping[str, int]) -> Causes:
+        """Activations, as the plan names them."""
+        mark = UNVALIDATED if self.on_gpus else ""
+        return {f"activations{mark}: {cause}": size for cause, size in causes.items()}
+
     def _extras(self, rank: int) -> dict[str, Causes]:
         """By phase, what the rank holds besides."""
-        stage = self.trainer.stage_of(rank)
+        number = self.trainer.places[rank][0]
+        stage = self.trainer.stages[number]
         snapshot = stage.snapshot_bytes
         phases: dict[str, Causes] = {}
         if self.generates:
             phases["rollout"] = {}
         if self.config.stage is Stage.grpo:
-            phases["log-probs"] = {}
-        if self.has_reference:
-            phases["log-probs of the reference"] = {"own weights, set aside": snapshot}
+            scoring = self._named(self.activations.scoring(number))
+            phases["log-probs"] = scoring
+            if self.has_reference:
+                phases["log-probs of the reference"] = {"own weights, set aside": snapshot} | scoring
         if self.optimizes:
             # Where draft layers do not learn they are put back after each update.
             learns = self.config.stage in DRAFTS_LEARN and self.config.model.mtp_loss_weight
-            phases["update"] = {"draft layers, set aside": 0 if learns else stage.draft_bytes}
+            phases["update"] = {"draft layers, set aside": 0 if learns else stage.draft_bytes} | self._named(
+                self.activations.update(number)
+            )
         if self.has_reference:
             phases["a new reference"] = {"the new one, beside the old": snapshot}
         if self.generates:

@@ -13,8 +13,8 @@ from r1mega.planner.run import Run
 from r1mega.planner.weights import model_biases, model_parameters
 
 NOT_MODELLED = (
-    "activations, also those kept for the backward pass",
-    "temporary buffers of layers, attention, loss and optimizer",
+    "gradients of activations, and temporary buffers of layers, attention, loss and optimizer",
+    "tokens that experts get beyond their equal share",
     "the CUDA context, NCCL's and vLLM's own buffers and graphs",
     "fragmentation of the allocator",
 )

@@ -217,8 +217,10 @@ def test_what_is_over_is_said_with_its_phase_its_rank_and_its_causes(
 ) -> None:
     code, plan = planned(capsys, *LLAMA)
     assert code == 2
-    [short] = plan["shortages"]
+    short, update = plan["shortages"]
     assert short["what"] == "save: rank 0"
+    assert update["what"] == "update: rank 0"
+    assert any(cause.startswith("activations (TE, unvalidated)") for cause in update["causes"])
     assert short["bytes"] == sum(short["causes"].values()) - plan["gpu_memory_bytes"]
     [save] = [phase for phase in plan["phases"] if phase["phase"] == "save"]
     assert save["causes"] == short["causes"]
