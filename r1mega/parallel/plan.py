@@ -73,6 +73,8 @@ class Plan:
     etp: int
     cp: int
     dp: int
+    linear_multiple: int = 1
+    """What the tokens that a linear layer sees are a multiple of; FP8 kernels take whole tiles."""
 
     @property
     def world_size(self) -> int:
@@ -122,7 +124,7 @@ class Plan:
     @property
     def row_multiple(self) -> int:
         """What a row's tokens are padded to a multiple of: sequence parallelism splits each of cp parts."""
-        return lcm(self.sample_multiple, self.cp * self.tp)
+        return lcm(self.sample_multiple, self.cp * lcm(self.tp, self.linear_multiple))
 
     @property
     def rows_multiple(self) -> int:
