@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -22,11 +22,13 @@ from r1mega.config import (
     BadRun,
     Config,
     Dtype,
+    Fp8,
     Placement,
     RewardKind,
     Stage,
 )
 from r1mega.data_checks import data_faults
+from r1mega.model import precision
 from r1mega.model.family import family_faults, family_of
 from r1mega.model.scalar import is_scalar
 from r1mega.parallel.plan import (
@@ -108,11 +110,26 @@ def layouts(
     faults += rollout_faults
     shape = None if hf is None else family_of(hf).shape(hf)
     if plan is not None:
+        multiple = precision.tokens_multiple(config.precision.fp8, plan.tp)
+        plan = replace(plan, linear_multiple=multiple)
         faults += _row_faults(config, plan) + _placement_faults(config, plan)
-        faults += [] if shape is None else faults_for(plan, shape)
+        faults += [] if hf is None else _model_layout_faults(config, hf, plan)
     if rollout is not None and shape is not None:
         faults += rollout_faults_for(rollout, shape, config.cluster.backend is Backend.cpu)
     return (None if plan is None or rollout is None else Topology(plan, rollout)), faults
+
+
+def _model_layout_faults(config: Config, hf: dict[str, Any], plan: Plan) -> list[str]:
+    """Why the model cannot be divided so, or what a rank has of it cannot be multiplied in FP8."""
+    family = family_of(hf)
+    shape = family.shape(hf)
+    faults = faults_for(plan, shape)
+    kept = list(precision.layer_faults(config.precision, plan, shape.layers))
+    if faults:
+        return faults + kept
+    widths = [hf["hidden_size"], *(size // plan.tp for size in shape.feed_forward_sizes)]
+    widths += [shape.expert_size // plan.etp] if shape.experts else []
+    return kept + list(precision.size_faults(config.precision.fp8, plan, widths, family.weight_table(hf)))
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -333,7 +350,8 @@ def _row_faults(config: Config, plan: Plan) -> list[str]:
         return []
     return [
         f"train.tokens_per_microbatch: was {tokens}; must be at least {needed}: a sample of"
-        f" rollout.max_context_tokens = {longest} is padded for tp {plan.tp} x cp {plan.cp}"
+        f" rollout.max_context_tokens = {longest} is padded to a multiple of {plan.row_multiple}"
+        f" (tp {plan.tp} x cp {plan.cp}, precision.fp8 {config.precision.fp8})"
     ]
 
 
@@ -374,8 +392,14 @@ def _machine_faults(config: Config) -> list[str]:
         )
     if config.cluster.backend is Backend.cpu and config.precision.dtype is not Dtype.fp32:
         faults.append(f"precision.dtype: was {config.precision.dtype}; on cpu it must be fp32")
+    elif config.precision.fp8 is not Fp8.none and config.precision.dtype is not Dtype.bf16:
+        faults.append(
+            f"precision.dtype: was {config.precision.dtype}; with precision.fp8 = {config.precision.fp8} it"
+            " must be bf16, in which Transformer Engine keeps what is not in 8 bits"
+        )
     if config.cluster.backend is Backend.cpu:
         set_for_gpus = {
+            "precision.fp8": (config.precision.fp8, Fp8.none),
             "rollout.placement": (config.rollout.placement, Placement.shared),
             "rollout.fp8_weights": (config.rollout.fp8_weights, False),
         }

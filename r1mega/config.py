@@ -53,6 +53,20 @@ class Dtype(StrEnum):
     bf16 = "bf16"
 
 
+class Fp8(StrEnum):
+    """How matrix products in 8 bits are scaled; `r1mega/model/precision.py` says what each is and needs."""
+
+    none = "none"
+    tensorwise = "tensorwise"
+    """One scale a tensor, of the tensor at hand."""
+    delayed = "delayed"
+    """One scale a tensor, of the tensors before it."""
+    blockwise = "blockwise"
+    """DeepSeek-V3's: one scale for 1 x 128 activations, and for 128 x 128 weights."""
+    mxfp8 = "mxfp8"
+    """One scale for 32 numbers, in the hardware; Blackwell's."""
+
+
 class WandbMode(StrEnum):
     """Where Weights & Biases records go; only `online` leaves the machine."""
 
@@ -118,6 +132,12 @@ class PrecisionConfig:
     """The numbers' width, on both sides of the hand-over."""
 
     dtype: Dtype = Dtype.fp32
+    fp8: Fp8 = Fp8.none
+    """Layers' matrices multiply in 8 bits, by Transformer Engine on GPUs; weights stay in `dtype`."""
+    bf16_first_layers: int = 0
+    """So many first layers take no part in it."""
+    bf16_last_layers: int = 0
+    """So many last layers take no part in it."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 from r1mega.config import FULL_RECOMPUTE, Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.guard import Guard
-from r1mega.model import spec
+from r1mega.model import precision, spec
 from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
 from r1mega.model.scalar import HEAD, is_scalar
@@ -454,6 +454,7 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
         "gradient_accumulation_fusion": False,
         "deterministic_mode": True,
         **_recompute_fields(config.train.recompute),
+        **precision.megatron_fields(config.precision, shape.experts > 0),
     }
 
 

@@ -11,7 +11,8 @@ import sys
 import warnings
 
 from r1mega import stopping, watch
-from r1mega.config import Backend, BadRun, Config
+from r1mega.config import Backend, BadRun, Config, Fp8
+from r1mega.model.precision import machine_fault
 from r1mega.parallel.plan import Plan
 
 
@@ -57,6 +58,7 @@ def _take_part(config: Config, plan: Plan) -> int:
     from r1mega.weights.whole import FolderError
 
     try:
+        _refuse_without_fp8(config)
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)
     except (BadRun, FolderError, EngineError, HandoverError, GraderError, DivergedError) as error:
         # Raised on every rank or on the first; one says so.
@@ -67,6 +69,22 @@ def _take_part(config: Config, plan: Plan) -> int:
     watch.stop()
     close_groups()
     return 0
+
+
+def _refuse_without_fp8(config: Config) -> None:
+    """Stop every rank where any of them cannot run the run's FP8 recipe.
+
+    Raises:
+        BadRun: on every rank.
+    """
+    if config.precision.fp8 is Fp8.none:
+        return
+    import torch.distributed as dist
+
+    found: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, machine_fault(config.precision.fp8))
+    if faults := sorted({fault for fault in found if fault is not None}):
+        raise BadRun(faults)
 
 
 def _say(line: str) -> None:
@@ -85,6 +103,9 @@ def prepare_process(config: Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(config.cluster.threads_per_rank))
     # A store that is gone would come with a trace through C++; what is wrong is said once, in words.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if config.cluster.backend is Backend.cuda:
+        # Megatron's deterministic_mode refuses Transformer Engine's attention without it.
+        os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
     stopping.listen(config.launch.max_time_s)
     stopping.spare_children()
     if "R1MEGA_LAUNCHED" in os.environ:
