@@ -49,12 +49,7 @@ Coming = Mapping[str, dict[str, Any] | None]
 
 
 def check(config: Config, ranks: int | None, coming: Coming = MappingProxyType({})) -> Plan:
-    """The layout of the run's ranks, if nothing is wrong with the run; see `topology`."""
-    return topology(config, ranks, coming).training
-
-
-def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyType({})) -> Topology:
-    """The layout of both sides, if nothing is wrong with the run.
+    """The layout of the run's ranks, if nothing is wrong with the run and this version can start it.
 
     Args:
         ranks: how many an outer launcher started; None where the run starts its own.
@@ -63,6 +58,38 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
     Raises:
         BadRun: with every fault found.
     """
+    found, faults = _look(config, ranks, coming)
+    faults += start_faults(config)
+    if faults or found is None:
+        raise BadRun(faults)
+    return found.training
+
+
+def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyType({})) -> Topology:
+    """The layout of both sides, if nothing is wrong with the run, startable or not; see `check`.
+
+    Raises:
+        BadRun: with every fault found.
+    """
+    found, faults = _look(config, ranks, coming)
+    if faults or found is None:
+        raise BadRun(faults)
+    return found
+
+
+def start_faults(config: Config) -> list[str]:
+    """Why this version cannot start a run that could otherwise be, and that `r1mega plan` plans."""
+    stages = config.rollout.pipeline_parallel
+    if config.stage not in GENERATING or stages <= 1:
+        return []
+    return [
+        f"rollout.pipeline_parallel: was {stages}; this version starts engines of one stage, on one machine:"
+        " must be 1 (`r1mega plan` plans any)"
+    ]
+
+
+def _look(config: Config, ranks: int | None, coming: Coming) -> tuple[Topology | None, list[str]]:
+    """The layout of both sides, None where there is none, and every fault of the run."""
     hf, faults = model_fields(config, coming)
     faults += _stage_faults(config)
     found, layout_faults = layouts(config, hf, ranks)
@@ -72,6 +99,7 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
         faults.append(
             f"rollout.max_context_tokens: was {longest}; the model's max_position_embeddings ="
             f" {hf['max_position_embeddings']} must hold it"
+            + (", or model.max_position_embeddings raise it" if config.model.init_from else "")
         )
     if hf is not None and is_scalar(hf) and config.stage is not Stage.reward_model:
         faults.append(
@@ -86,10 +114,7 @@ def topology(config: Config, ranks: int | None, coming: Coming = MappingProxyTyp
         faults += _batch_faults(config) + _judge_faults(config)
         faults += _judge_folder_faults(config, found.training) if found is not None else []
     # Of what is not there yet, a fault can say nothing else.
-    faults = [fault for fault in faults if not any(path in fault for path in coming)]
-    if faults or found is None:
-        raise BadRun(faults)
-    return found
+    return found, [fault for fault in faults if not any(path in fault for path in coming)]
 
 
 def layouts(
@@ -102,12 +127,14 @@ def layouts(
         ranks: how many an outer launcher started; None where the run starts its own.
     """
     degrees = {item.name: getattr(config.parallel, item.name) for item in fields(config.parallel)}
-    plan, faults = make_plan(**degrees, ranks=ranks)
-    # Pipeline and expert parallelism of the engines are no keys yet: where runs compute, both are 1.
-    rollout, rollout_faults = make_rollout_plan(
-        replicas=config.rollout.replicas, tp=config.rollout.tensor_parallel, pp=1, ep=1
+    rollout, faults = make_rollout_plan(
+        replicas=config.rollout.replicas,
+        tp=config.rollout.tensor_parallel,
+        pp=config.rollout.pipeline_parallel,
+        ep=config.rollout.expert_parallel,
     )
-    faults += rollout_faults
+    plan, plan_faults = make_plan(**degrees, ranks=_ranks_to_come(config) if ranks is None else ranks)
+    faults += plan_faults
     shape = None if hf is None else family_of(hf).shape(hf)
     if plan is not None:
         multiple = precision.tokens_multiple(config.precision.fp8, plan.tp)
@@ -130,6 +157,16 @@ def _model_layout_faults(config: Config, hf: dict[str, Any], plan: Plan) -> list
     widths = [hf["hidden_size"], *(size // plan.tp for size in shape.feed_forward_sizes)]
     widths += [shape.expert_size // plan.etp] if shape.experts else []
     return kept + list(precision.size_faults(config.precision.fp8, plan, widths, family.weight_table(hf)))
+
+
+def _ranks_to_come(config: Config) -> int | None:
+    """One for each GPU of the cluster, but for those that engines have to themselves; None: not known."""
+    cluster, rollout = config.cluster, config.rollout
+    if cluster.machines is None or cluster.gpus_per_machine is None:
+        return None
+    apart = config.stage in GENERATING and rollout.placement is Placement.apart
+    workers = rollout.replicas * rollout.tensor_parallel * rollout.pipeline_parallel
+    return cluster.machines * cluster.gpus_per_machine - (workers if apart else 0)
 
 
 def inputs(config: Config) -> dict[str, str]:
@@ -162,7 +199,25 @@ def model_fields(
         hf, faults = _read_folder(Path(config.model.init_from), config.model.made_by)
         where = str(Path(config.model.init_from) / "config.json")
     faults = faults or family_faults(hf, where) or family_of(hf).faults(hf, where)
-    return (None if faults else hf), faults
+    faults = faults or position_faults(config, hf)
+    return (None if faults else with_positions(config, hf)), faults
+
+
+def with_positions(config: Config, hf: dict[str, Any]) -> dict[str, Any]:
+    """The fields of the folder's model, with the positions that the run gives it."""
+    given = config.model.max_position_embeddings
+    return hf if given is None else hf | {"max_position_embeddings": given}
+
+
+def position_faults(config: Config, hf: dict[str, Any]) -> list[str]:
+    """Why the run cannot give the model, whose own fields these are, the positions that it says."""
+    given, held = config.model.max_position_embeddings, hf["max_position_embeddings"]
+    key = f"model.max_position_embeddings: was {given};"
+    if given is None:
+        return []
+    if config.model.init_from is None:
+        return [f"{key} without model.init_from it must be null, and model.hf.max_position_embeddings given"]
+    return [f"{key} must be at least the {held} of {config.model.init_from}"] if given < held else []
 
 
 def _read_folder(folder: Path, made_by: str | None) -> tuple[dict[str, Any], list[str]]:
@@ -265,6 +320,7 @@ def _above_0(config: Config) -> dict[str, float]:
         "launch.max_time_s": config.launch.max_time_s,
         "cluster.gpu_memory_gib": config.cluster.gpu_memory_gib,
         "cluster.gpus_per_machine": config.cluster.gpus_per_machine,
+        "cluster.machines": config.cluster.machines,
     }
     return always | {key: value for key, value in may_be_null.items() if value is not None}
 
@@ -458,14 +514,15 @@ def _recompute_faults(config: Config, hf: dict[str, Any] | None, *, built_here: 
 def _placement_faults(config: Config, plan: Plan) -> list[str]:
     """Engines that share the trainer's GPUs take the weights from the rank on each, so each must have one."""
     rollout, here = config.rollout, int(os.environ.get("LOCAL_WORLD_SIZE", plan.world_size))
-    workers = rollout.replicas * rollout.tensor_parallel
+    each = rollout.tensor_parallel * rollout.pipeline_parallel
+    workers = rollout.replicas * each
     on_gpus = config.cluster.backend is Backend.cuda and config.stage in GENERATING
     if not on_gpus or rollout.placement is Placement.apart:
         return []
     faults = []
     if workers > plan.world_size:
         faults.append(
-            f"rollout.replicas: was {rollout.replicas}; x rollout.tensor_parallel = {workers} workers, which"
+            f"rollout.replicas: was {rollout.replicas}; x {each} workers each = {workers} workers, which"
             f" need a rank's GPU each, and there are {plan.world_size} ranks; or rollout.placement=apart"
         )
     if rollout.tensor_parallel > 0 and here % rollout.tensor_parallel:

@@ -101,6 +101,9 @@ class ModelConfig:
     """The command that makes the folder of `init_from`, to be said where the folder is not there."""
     hf: dict[str, Any] = field(default_factory=dict)
     """HF config fields, named as in the checkpoint's own config.json; unused with `init_from`."""
+    max_position_embeddings: int | None = None
+    """With `init_from`: so many positions instead of the config.json's, for texts longer than the model has
+    seen, which it then has to learn. Nothing else changes: rotary frequencies stay. None: as it says."""
     expert_bias_update_rate: float = 1e-3
     """How far the router's aux-loss-free bias moves after each update (DeepSeek-V3: 0.001)."""
     mtp_loss_weight: float = 0.1
@@ -124,7 +127,11 @@ class ParallelConfig:
     cp: int = 1
     """Context-parallel size."""
     dp: int | None = None
-    """Data-parallel size; None: what torchrun's or srun's ranks leave, else the smallest that fits."""
+    """Data-parallel size; None: what torchrun's or srun's ranks leave, else what the cluster's GPUs leave
+    (`cluster.machines`), else the smallest that fits."""
+    layers_by_stage: list[int] | None = None
+    """Decoder layers of each of pp x vpp pipeline stages, in the model's order: an uneven pipeline, for the
+    embedding, the loss and the draft layers beside them. None: spread evenly."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -258,7 +265,11 @@ class RolloutConfig:
     replicas: int = 1
     """Engines, each with the whole model; prompts are dealt out among them."""
     tensor_parallel: int = 1
-    """Workers that one engine's weights are split over; r1mega.parallel.plan says what it must divide."""
+    """Workers that one engine's layers are split over; r1mega.parallel.plan says what it must divide."""
+    pipeline_parallel: int = 1
+    """Stages that one engine's layers are dealt out to, each of `tensor_parallel` workers."""
+    expert_parallel: int = 1
+    """As `tensor_parallel`: experts are dealt out whole over those workers; 1: each is split over them."""
     placement: Placement = Placement.shared
     """On GPUs: whether engines live on the trainer's, or on others of its machines."""
     fp8_weights: bool = False
@@ -426,6 +437,9 @@ class ClusterConfig:
     """Memory of one GPU, as CUDA reports it to a program; None: not known. `r1mega plan` holds runs to it."""
     gpus_per_machine: int | None = None
     """GPUs of one machine, which an engine's workers share; None: not known. `r1mega plan` keeps to it."""
+    machines: int | None = None
+    """Machines of the run: with `gpus_per_machine` they say how many ranks there will be, where none are
+    started yet, so that data parallelism follows. None: not known."""
 
 
 @dataclass(kw_only=True, slots=True)

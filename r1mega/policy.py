@@ -25,6 +25,7 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
 from r1mega.config import FULL_RECOMPUTE, Config, OptimizerConfig
@@ -69,11 +70,9 @@ class Policy:
         self.family = family_of(hf)
         self.plan = plan
         self.tokens_per_microbatch = config.train.tokens_per_microbatch
-        self.dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[config.precision.dtype]
+        self.dtype = _DTYPES[config.precision.dtype]
         self.device = device()
-        self.megatron_config = self.family.megatron_config(
-            hf, **_run_fields(config, plan, self.family.shape(hf), self.dtype)
-        )
+        self.megatron_config = megatron_config(config, hf, plan)
         self.chunks = self._build_chunks(trainable)
         self.pieces = local_pieces(
             (chunk.module for chunk in self.chunks), self.family.weight_table(hf), Shard.here()
@@ -86,20 +85,7 @@ class Policy:
         """How many updates the weights have had, over all courses."""
 
     def _build_chunks(self, trainable: bool) -> list[DistributedDataParallel]:
-        virtual = self.plan.vpp if self.plan.vpp > 1 else None
-        stages = range(virtual) if virtual else [None]
-        fields = self.family.gpt_fields(self.hf)
-        models = [
-            spec.build(
-                spec.ScalarModel if is_scalar(self.hf) else spec.CausalLM,
-                self.megatron_config,
-                fields,
-                first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
-                last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-                vp_stage=stage,
-            ).to(self.device)
-            for stage in stages
-        ]
+        models = [model.to(self.device) for model in build_models(self.megatron_config, self.hf, self.plan)]
         for model in models:
             _mark_experts(model)
             # Megatron's wrapper allocates room for the gradients of those that ask for one.
@@ -418,6 +404,33 @@ class Policy:
                     views[index].copy_(whole[start:stop])
         dist.all_reduce(flat)
         return list(flat.cpu().split(lengths))
+
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def megatron_config(config: Config, hf: dict[str, Any], plan: Plan) -> TransformerConfig:
+    """Megatron's config of the model in this run and layout."""
+    family = family_of(hf)
+    dtype = _DTYPES[config.precision.dtype]
+    return family.megatron_config(hf, **_run_fields(config, plan, family.shape(hf), dtype))
+
+
+def build_models(config: TransformerConfig, hf: dict[str, Any], plan: Plan) -> list[spec.CausalLM]:
+    """This rank's (virtual) pipeline stages, with Megatron's own first weights; its groups must be open."""
+    virtual = range(plan.vpp) if plan.vpp > 1 else [None]
+    fields = family_of(hf).gpt_fields(hf)
+    return [
+        spec.build(
+            spec.ScalarModel if is_scalar(hf) else spec.CausalLM,
+            config,
+            fields,
+            first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
+            last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
+            vp_stage=stage,
+        )
+        for stage in virtual
+    ]
 
 
 def _mark_experts(model: torch.nn.Module) -> None:

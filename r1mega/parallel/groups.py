@@ -29,11 +29,22 @@ def open_groups(plan: Plan, *, gpu: bool, seed: int, timeout_s: float) -> None:
         raise RuntimeError("cluster.backend: was cuda; this rank sees no CUDA GPU, so it must be cpu")
     else:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    from megatron.core import parallel_state
     from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-    timeout = timedelta(seconds=timeout_s)
-    dist.init_process_group("nccl" if gpu else "gloo", timeout=timeout)
+    dist.init_process_group("nccl" if gpu else "gloo", timeout=timedelta(seconds=timeout_s))
+    open_model_groups(plan, gloo_too=gpu, timeout_s=timeout_s)
+    torch.manual_seed(seed)
+    model_parallel_cuda_manual_seed(seed)
+
+
+def open_model_groups(plan: Plan, *, gloo_too: bool, timeout_s: float) -> None:
+    """Megatron's groups of the plan, over the ranks that torch.distributed has.
+
+    Args:
+        gloo_too: besides each group of ranks that share data one on gloo, for what is on the CPU.
+    """
+    from megatron.core import parallel_state
+
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=plan.tp,
         pipeline_model_parallel_size=plan.pp,
@@ -42,10 +53,8 @@ def open_groups(plan: Plan, *, gpu: bool, seed: int, timeout_s: float) -> None:
         expert_model_parallel_size=plan.ep,
         expert_tensor_parallel_size=plan.etp,
         distributed_timeout_minutes=max(1, round(timeout_s / 60)),
-        create_gloo_process_groups=gpu,
+        create_gloo_process_groups=gloo_too,
     )
-    torch.manual_seed(seed)
-    model_parallel_cuda_manual_seed(seed)
 
 
 def device() -> torch.device:

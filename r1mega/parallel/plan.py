@@ -17,6 +17,7 @@ laptop. All faults of a layout are found at once, each in words that name the de
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import lcm
@@ -75,6 +76,8 @@ class Plan:
     dp: int
     linear_multiple: int = 1
     """What the tokens that a linear layer sees are a multiple of; FP8 kernels take whole tiles."""
+    layers_by_stage: tuple[int, ...] | None = None
+    """Decoder layers of each (virtual) pipeline stage, in the model's order; None: spread evenly."""
 
     @property
     def world_size(self) -> int:
@@ -135,6 +138,7 @@ class Plan:
         return (
             f"tp {self.tp} x cp {self.cp} x dp {self.dp} x pp {self.pp} = {self.world_size} ranks"
             f" (experts: etp {self.etp} x ep {self.ep} x dp {self.expert_dp}; vpp {self.vpp})"
+            + (f", layers {' '.join(map(str, self.layers_by_stage))}" if self.layers_by_stage else "")
         )
 
 
@@ -153,6 +157,16 @@ class RolloutPlan:
     def workers_per_replica(self) -> int:
         """Processes that compute for one engine."""
         return self.tp * self.pp
+
+    def layers_of(self, stage: int, layers: int) -> range:
+        """The decoder layers that a pipeline stage holds, as vLLM splits them (its `get_pp_indices`).
+
+        Layers that do not divide go to the stages before the last, from its neighbour backwards.
+        """
+        each, more = divmod(layers, self.pp)
+        held = [each + (self.pp - 1 - more <= index < self.pp - 1) for index in range(self.pp)]
+        first = sum(held[:stage])
+        return range(first, first + held[stage])
 
     @property
     def workers(self) -> int:
@@ -207,13 +221,15 @@ def make_plan(
     cp: int,
     dp: int | None,
     ranks: int | None,
+    layers_by_stage: Sequence[int] | None = None,
 ) -> tuple[Plan | None, list[str]]:
     """The layout of these degrees, and every fault in it.
 
     Args:
         etp: tensor parallelism inside an expert; None: tp where ep is 1, else 1.
         dp: data parallelism; None: what `ranks` leaves, else the smallest that the experts divide.
-        ranks: processes that torchrun or srun started; None where the run starts its own.
+        ranks: processes that torchrun or srun started, or will; None where the run starts its own.
+        layers_by_stage: decoder layers of each (virtual) pipeline stage; None: spread evenly.
 
     Returns:
         The plan (None where a fault forbids one) and the faults, in words.
@@ -223,20 +239,21 @@ def make_plan(
     faults = [
         f"parallel.{name}: was {value}; must be at least 1" for name, value in degrees.items() if value < 1
     ]
+    faults += [] if faults or layers_by_stage is None else _stage_faults(layers_by_stage, pp, vpp)
     if faults:
         return None, faults
     etp = etp if etp is not None else (tp if ep == 1 else 1)
     rest = tp * pp * cp
     if ranks is not None and ranks % rest:
         return None, [
-            f"parallel: tp {tp} x pp {pp} x cp {cp} = {rest} does not divide the {ranks} ranks started"
+            f"parallel: tp {tp} x pp {pp} x cp {cp} = {rest} does not divide the run's {ranks} ranks"
         ]
     if dp is None:
         dp = ranks // rest if ranks is not None else lcm(tp * cp, etp * ep) // (tp * cp)
     if ranks is not None and dp * rest != ranks:
         return None, [
             f"parallel.dp: was {dp}; tp {tp} x pp {pp} x cp {cp} x dp {dp} = {rest * dp},"
-            f" but {ranks} ranks were started"
+            f" but the run has {ranks} ranks"
         ]
     if (tp * cp * dp) % (etp * ep):
         return None, [
@@ -244,7 +261,18 @@ def make_plan(
             f" tp {tp} x cp {cp} x dp {dp} = {tp * cp * dp};"
             f" raise parallel.dp or lower parallel.ep"
         ]
-    return Plan(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp, dp=dp), []
+    by_stage = None if layers_by_stage is None else tuple(layers_by_stage)
+    return Plan(tp=tp, pp=pp, vpp=vpp, ep=ep, etp=etp, cp=cp, dp=dp, layers_by_stage=by_stage), []
+
+
+def _stage_faults(layers: Sequence[int], pp: int, vpp: int) -> list[str]:
+    """What is wrong with layers given stage by stage, whatever the model."""
+    was = f"parallel.layers_by_stage: was {', '.join(map(str, layers))};"
+    if len(layers) != pp * vpp:
+        return [f"{was} must be {pp * vpp} numbers, one for each of pp {pp} x vpp {vpp} stages"]
+    if min(layers) < 0 or 0 in layers[1:-1]:
+        return [f"{was} must be at least 1; 0 where the embedding or the loss is, in the first or the last"]
+    return []
 
 
 def make_rollout_plan(*, replicas: int, tp: int, pp: int, ep: int) -> tuple[RolloutPlan | None, list[str]]:
@@ -263,6 +291,7 @@ def stages(plan: Plan, layers: int, draft_layers: int) -> list[list[str]]:
     """What each (virtual) pipeline stage holds, in the words of Megatron's `pipeline_model_parallel_layout`.
 
     Layers that do not divide go to the first stages: the last has the output layer and the loss already.
+    `plan.layers_by_stage` says otherwise, where it is given.
     """
     held = [["decoder"] * count for count in _layers_by_stage(plan, layers)]
     held[0].insert(0, "embedding")
@@ -282,7 +311,17 @@ def stage_of_layer(plan: Plan, layers: int, layer: int) -> tuple[int, int]:
     return rank, virtual
 
 
-def _layers_by_stage(plan: Plan, layers: int) -> list[int]:
+def stage_of_last_norm(plan: Plan, layers: int, draft_layers: int) -> tuple[int, int]:
+    """The pipeline rank, and its virtual stage, of the norm after the last decoder layer.
+
+    It stands before the head; but before draft layers, which come between, with the last decoder layer.
+    """
+    return stage_of_layer(plan, layers, layers - 1) if draft_layers else (plan.pp - 1, plan.vpp - 1)
+
+
+def _layers_by_stage(plan: Plan, layers: int) -> Sequence[int]:
+    if plan.layers_by_stage is not None:
+        return plan.layers_by_stage
     count = plan.pp * plan.vpp
     return [layers // count + (stage < layers % count) for stage in range(count)]
 
@@ -309,7 +348,12 @@ def faults_for(plan: Plan, shape: ModelShape) -> list[str]:
         for what, value, name, degree in divisions
         if value % degree
     ]
-    if shape.layers < plan.pp * plan.vpp:
+    if plan.layers_by_stage is not None and sum(plan.layers_by_stage) != shape.layers:
+        faults.append(
+            f"parallel.layers_by_stage: was {', '.join(map(str, plan.layers_by_stage))},"
+            f" {sum(plan.layers_by_stage)} together; must be the model's {shape.layers} layers"
+        )
+    elif plan.layers_by_stage is None and shape.layers < plan.pp * plan.vpp:
         faults.append(
             f"parallel: the model's {shape.layers} layers cannot fill pp x vpp = {plan.pp * plan.vpp} stages"
         )

@@ -35,6 +35,8 @@ LAYOUT = (
     "rollout.placement",
     "rollout.replicas",
     "rollout.tensor_parallel",
+    "rollout.pipeline_parallel",
+    "rollout.expert_parallel",
     "rollout.concurrent_sequences",
     "rollout.kv_cache_bytes",
     "rollout.threads_per_worker",

@@ -14,19 +14,26 @@ from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.training import BYTES, FP32
 from r1mega.planner.weights import ROUTER_BIAS
 from r1mega.weights.fp8_names import is_quantised, scale_shape
-from r1mega.weights.paper import needed_on_paper
+from r1mega.weights.paper import needed_on_paper, rows_of_stage
 from r1mega.weights.table import Row, Served
 from r1mega.weights.transfer import Box
 
 
 def worker_weights(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> list[int]:
     """Bytes of each of an engine's workers' weights, as its loader takes them; a kernel may pad them more."""
-    family = family_of(hf)
-    heads = family.shape(hf).key_value_heads
-    one = replace(rollout, replicas=1)
+    rows = served(family_of(hf).weight_table(hf))
+    stages = [rows_of_stage(rows, rollout, stage) for stage in range(rollout.pp)]
+    return [size for of_stage in stages for size in _stage_weights(of_stage, hf, rollout, config)]
+
+
+def _stage_weights(
+    rows: Sequence[Row], hf: dict[str, Any], rollout: RolloutPlan, config: Config
+) -> list[int]:
+    """Those of the workers of one pipeline stage, which has these rows."""
+    heads, one = family_of(hf).shape(hf).key_value_heads, replace(rollout, replicas=1, pp=1)
     found = [0] * rollout.tp
     seen: set[tuple[str, ...]] = set()
-    for row in served(family.weight_table(hf)):
+    for row in rows:
         if row.layers is None and row.hf in seen:
             continue  # a head that is the embedding again
         seen.add(row.hf)
@@ -45,13 +52,17 @@ def served(table: Sequence[Row]) -> list[Row]:
 
 
 def bytes_of_a_token(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> int:
-    """What a worker's cache keeps of one token: with latent attention the latent, the same on each worker."""
+    """What a worker's cache keeps of one token: with latent attention the latent, the same on each worker.
+
+    Of a pipeline's stages that with the most layers; vLLM gives all as many blocks as that one can have.
+    """
     fields, width = family_of(hf).read(hf), BYTES[config.precision.dtype]
     if "kv_lora_rank" in fields:
         each = fields["kv_lora_rank"] + fields["qk_rope_head_dim"]
     else:
         each = 2 * max(1, fields["num_key_value_heads"] // rollout.tp) * fields["head_dim"]
-    return int(fields["num_hidden_layers"] * each * width)
+    layers = fields["num_hidden_layers"]
+    return int(max(len(rollout.layers_of(stage, layers)) for stage in range(rollout.pp)) * each * width)
 
 
 def gathered_bytes(hf: dict[str, Any], config: Config) -> int:

@@ -93,7 +93,7 @@ def search(run: Run) -> tuple[Trial | None, list[Trial]]:
     first: list[Trial] = []
     lacking = sum_lacking(run)
     for number in range(MOST_CHANGES):
-        tried = [(_try(base, overrides, key, config), config) for key, config in _steps(base)]
+        tried = [(_try(base, overrides, step, config), config) for step, config in _steps(base)]
         if number == 0:
             first = [trial for trial, _ in tried]
         fitting = [trial for trial, _ in tried if trial.fits]
@@ -119,9 +119,9 @@ def _lacking(found: list[Shortage]) -> int:
     return cache + max((one.bytes for one in found if not one.of_cache), default=0)
 
 
-def _try(run: Run, before: tuple[str, ...], override: str, config: Config) -> Trial:
-    key = override.split("=")[0]
-    overrides = (*(one for one in before if one.split("=")[0] != key), override)
+def _try(run: Run, before: tuple[str, ...], step: tuple[str, ...], config: Config) -> Trial:
+    keys = {override.split("=")[0] for override in step}
+    overrides = (*(one for one in before if one.split("=")[0] not in keys), *step)
     try:
         changed = run.changed(config)
     except BadRun as error:
@@ -135,40 +135,50 @@ def _try(run: Run, before: tuple[str, ...], override: str, config: Config) -> Tr
     )
 
 
-def _steps(run: Run) -> Iterator[tuple[str, Config]]:
+def _steps(run: Run) -> Iterator[tuple[tuple[str, ...], Config]]:
     """Each change that may be made to a run: what it is on the command line, and the run with it."""
     config, plan = run.config, run.topology.training
-    for name in ("tp", "pp", "ep", "dp"):
+    of = config.parallel
+    for name in ("tp", "ep"):
         value = 2 * getattr(plan, name)
-        yield f"parallel.{name}={value}", replace(config, parallel=replace(config.parallel, **{name: value}))
+        yield (f"parallel.{name}={value}",), replace(config, parallel=replace(of, **{name: value}))
+    spread = () if of.layers_by_stage is None else ("parallel.layers_by_stage=null",)
+    deeper = replace(config, parallel=replace(of, pp=2 * plan.pp, layers_by_stage=None))
+    yield (f"parallel.pp={2 * plan.pp}", *spread), deeper
+    machines = config.cluster.machines
+    if machines is not None and of.dp is None:
+        larger = replace(config, cluster=replace(config.cluster, machines=2 * machines))
+        yield (f"cluster.machines={2 * machines}",), larger
+    else:
+        yield (f"parallel.dp={2 * plan.dp}",), replace(config, parallel=replace(of, dp=2 * plan.dp))
     if run.memory().optimizes:
         yield from _activation_steps(config)
     if config.stage not in GENERATING:
         return
     workers = 2 * config.rollout.tensor_parallel
     yield (
-        f"rollout.tensor_parallel={workers}",
+        (f"rollout.tensor_parallel={workers}",),
         replace(config, rollout=replace(config.rollout, tensor_parallel=workers)),
     )
     cache = _other_cache(run)
     yield (
-        f"rollout.kv_cache_bytes={cache}",
+        (f"rollout.kv_cache_bytes={cache}",),
         replace(config, rollout=replace(config.rollout, kv_cache_bytes=cache)),
     )
 
 
-def _activation_steps(config: Config) -> Iterator[tuple[str, Config]]:
+def _activation_steps(config: Config) -> Iterator[tuple[tuple[str, ...], Config]]:
     """Less to keep for the backward pass: nothing but layers' inputs, or half of a row."""
     train, full = config.train, [FULL_RECOMPUTE]
     if train.recompute != full:
         yield (
-            f"train.recompute=[{FULL_RECOMPUTE}]",
+            (f"train.recompute=[{FULL_RECOMPUTE}]",),
             replace(config, train=replace(train, recompute=full)),
         )
     half = train.tokens_per_microbatch // 2
     if half >= config.rollout.max_context_tokens:
         yield (
-            f"train.tokens_per_microbatch={half}",
+            (f"train.tokens_per_microbatch={half}",),
             replace(config, train=replace(train, tokens_per_microbatch=half)),
         )
 

@@ -115,7 +115,7 @@ class Memory:
         for name, judge in self.judges.items():
             causes[f"reward model: {name}"] = judge.frozen(rank)
         if self.shared and rank < self.rollout.workers:
-            causes["engine: weights"] = self.workers[rank % self.rollout.tp]
+            causes["engine: weights"] = self.workers[rank % self.rollout.workers_per_replica]
             causes["engine: KV cache"] = self.config.rollout.kv_cache_bytes
         return causes
 
@@ -169,7 +169,7 @@ class Memory:
         }
 
     def _apart(self) -> Phase:
-        worker = max(range(self.rollout.tp), key=self.workers.__getitem__)
+        worker = max(range(self.rollout.workers_per_replica), key=self.workers.__getitem__)
         causes = {
             "engine: weights": self.workers[worker],
             "engine: KV cache": self.config.rollout.kv_cache_bytes,
@@ -183,7 +183,8 @@ class Memory:
         """A rank of each kind; ranks of the same kind hold as much in every phase."""
         kinds: dict[tuple[int, ...], int] = {}
         for rank in range(self.plan.world_size):
-            engine = rank % self.rollout.tp if self.shared and rank < self.rollout.workers else -1
+            in_engine = self.shared and rank < self.rollout.workers
+            engine = rank % self.rollout.workers_per_replica if in_engine else -1
             kinds.setdefault((*self.trainer.places[rank], engine), rank)
         return list(kinds.values())
 

@@ -84,6 +84,7 @@ def _llama3(hidden: int, width: int, layers: int, heads: int) -> dict[str, Any]:
 
 
 _QWEN_1_5B = _qwen2(1536, 8960, 28, 12, 2, vocab_size=151936, tie_word_embeddings=True)
+_LLAMA_70B = _llama3(8192, 28672, 80, 64)
 _QWEN_7B = _qwen2(3584, 18944, 28, 28, 4)
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -97,8 +98,21 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     "Qwen2.5-Math-7B": _QWEN_7B | {"max_position_embeddings": 4096},
     "Qwen2.5-14B": _qwen2(5120, 13824, 48, 40, 8),
     "Qwen2.5-32B": _qwen2(5120, 27648, 64, 40, 8),
+    "Qwen3-30B-A3B-Base": _qwen3_moe(2048, 6144, 768, 48, 32, max_position_embeddings=32768),
     "Qwen3-30B-A3B": _qwen3_moe(2048, 6144, 768, 48, 32),
     "Qwen3-235B-A22B": _qwen3_moe(4096, 12288, 1536, 94, 64),
     "Llama-3.1-8B": _llama3(4096, 14336, 32, 32),
-    "Llama-3.3-70B-Instruct": _llama3(8192, 28672, 80, 64),
+    "Llama-3.1-70B": _LLAMA_70B,
+    "Llama-3.3-70B-Instruct": _LLAMA_70B,
+    "SmolLM2-135M-Instruct": {
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
 }

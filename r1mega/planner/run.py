@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from r1mega.checks import inputs, layouts, topology
+from r1mega.checks import inputs, layouts, position_faults, start_faults, topology, with_positions
 from r1mega.config import GENERATING, BadRun, Config, Stage
 from r1mega.model.family import family_faults, family_of, with_scalar_head
 from r1mega.model.scalar import is_scalar
@@ -80,6 +80,7 @@ def read_run(config: Config, composed: Callable[[list[str]], Config]) -> Run:
     notes += taken + [
         f"{path}: not there; nothing of it is needed here" for path in sorted(missing - _models(config))
     ]
+    notes += [f"planned only: {fault}" for fault in start_faults(config)]
     return Run(config, hf, judges, found, tuple(notes))
 
 
@@ -88,6 +89,14 @@ def _models(config: Config) -> set[str | None]:
 
 
 def _model(config: Config, composed: Callable[[list[str]], Config]) -> tuple[Fields, list[str]]:
+    """The fields of the model that the run starts from, and what was taken for them."""
+    hf, notes = _found_model(config, composed)
+    if faults := position_faults(config, hf):
+        raise BadRun(faults)
+    return with_positions(config, hf), notes
+
+
+def _found_model(config: Config, composed: Callable[[list[str]], Config]) -> tuple[Fields, list[str]]:
     given, made_by = config.model.init_from, config.model.made_by
     if given is None:
         return config.model.hf, []
@@ -151,11 +160,11 @@ def _layouts(config: Config, hf: Fields) -> Topology:
 
 
 def _machine_faults(config: Config) -> list[str]:
-    """An engine's workers are on one machine (`r1mega/rollout/placement.py`)."""
+    """The workers of an engine's stage are on one machine, on which tensor parallelism stays."""
     workers, gpus = config.rollout.tensor_parallel, config.cluster.gpus_per_machine
     if config.stage not in GENERATING or gpus is None or workers <= 0 or gpus % workers == 0:
         return []
     return [
         f"rollout.tensor_parallel: was {workers}; must divide the {gpus} GPUs of a machine"
-        " (cluster.gpus_per_machine): in this version an engine's workers are on one"
+        " (cluster.gpus_per_machine): those of an engine's stage are on one"
     ]

@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Any
 
 from r1mega.model.family import family_of
-from r1mega.parallel.plan import Plan, stage_of_layer
+from r1mega.parallel.plan import Plan, stage_of_last_norm, stage_of_layer
 from r1mega.weights.table import Row, Served
 
 ROUTER_BIAS = "router.expert_bias"
@@ -144,7 +144,8 @@ def layers_by_chunk(hf: dict[str, Any], plan: Plan) -> list[list[_Part]]:
     for number in range(shape.layers):
         stage, virtual = stage_of_layer(plan, shape.layers, number)
         parts[stage][virtual].append(decoder[number])
-    last.append(Layer((norm,)))
+    stage, virtual = stage_of_last_norm(plan, shape.layers, shape.draft_layers)
+    parts[stage][virtual].append(Layer((norm,)))
     draft = _layers([row for row in table if "{m}" in row.megatron])
     last += [draft[number] for number in range(shape.draft_layers)]
     if piped or not tied:

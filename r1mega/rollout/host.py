@@ -36,6 +36,8 @@ class EngineSettings:
     concurrent_sequences: int
     kv_cache_bytes: int
     tensor_parallel: int
+    expert_parallel: bool
+    """Experts are dealt out whole over the workers."""
     backend: str
     """The weight-transfer engine that takes its weights: vLLM's name of it, or `plugin.BACKEND`."""
     fp8_weights: bool
@@ -186,6 +188,7 @@ class _Engine:
             seed=settings.seed,
             load_format="dummy",
             tensor_parallel_size=settings.tensor_parallel,
+            enable_expert_parallel=settings.expert_parallel,
             max_model_len=settings.max_context_tokens,
             max_num_seqs=settings.concurrent_sequences,
             kv_cache_memory_bytes=settings.kv_cache_bytes,

@@ -38,6 +38,7 @@ def open_engines(config: Config, policy: Policy) -> Iterator[Engines]:
         concurrent_sequences=rollout.concurrent_sequences,
         kv_cache_bytes=rollout.kv_cache_bytes,
         tensor_parallel=rollout.tensor_parallel,
+        expert_parallel=rollout.expert_parallel > 1,
         backend=backend_for(config),
         fp8_weights=rollout.fp8_weights,
         cores=(0,) * (rollout.threads_per_worker * rollout.tensor_parallel),

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
-from r1mega.parallel.plan import Plan, RolloutPlan, stage_of_layer
+from r1mega.parallel.plan import Plan, RolloutPlan, stage_of_last_norm, stage_of_layer
 from r1mega.weights.table import Row, Served
 from r1mega.weights.transfer import Box
 
@@ -28,10 +30,12 @@ def held_on_paper(table: Sequence[Row], plan: Plan, layers: int) -> dict[Box, li
     """
     held: dict[Box, set[int]] = defaultdict(set)  # one rank may have a tied embedding twice
     by_tp, by_expert = _ranks_by_shard(plan)
+    drafts = sum(row.served is Served.draft for row in table)
+    norm_stage, _ = stage_of_last_norm(plan, layers, drafts)
     for row in table:
         if row.fused or row.served is not Served.engine:
             continue
-        for stage, indices in _places(row, plan, layers):
+        for stage, indices in _places(row, plan, layers, norm_stage):
             names = row.named(indices)
             if row.experts:
                 ranks_of = by_expert[stage, indices["e"] // (row.experts // plan.ep)]
@@ -52,19 +56,35 @@ def needed_on_paper(
 
     vLLM splits what Megatron splits, over its own number of workers, the vocabulary with its padding; it
     repeats the heads of keys and values where there are fewer of them than workers, and deals experts out
-    whole where `rollout.ep` is above 1. Engines on paper have no pipeline.
+    whole where `rollout.ep` is above 1. Of a pipeline the workers of a stage follow each other; a head that
+    is the embedding again is on the first stage and on the last.
     """
+    rows = [row for row in table if not row.fused and row.served is Served.engine]
     of_engine = []
-    for worker in range(rollout.tp):
-        boxes: dict[Box, None] = {}  # a tied embedding has two rows and one tensor
-        for row in table:
-            if row.fused or row.served is not Served.engine:
-                continue
-            for indices in _indices(row, worker, rollout):
-                for box in _worker_boxes(row, row.named(indices), worker, rollout, key_value_heads):
-                    boxes[box] = None
-        of_engine.append(list(boxes))
+    for stage in range(rollout.pp):
+        of_stage = rows_of_stage(rows, rollout, stage)
+        for worker in range(rollout.tp):
+            boxes: dict[Box, None] = {}  # a tied embedding has two rows and one tensor
+            for row in of_stage:
+                for indices in _indices(row, worker, rollout):
+                    for box in _worker_boxes(row, row.named(indices), worker, rollout, key_value_heads):
+                        boxes[box] = None
+            of_engine.append(list(boxes))
     return of_engine * rollout.replicas
+
+
+def rows_of_stage(rows: Sequence[Row], rollout: RolloutPlan, stage: int) -> list[Row]:
+    """Of the rows that an engine takes, those of a pipeline stage, each with the layers that it has there."""
+    layers = 1 + max(chain.from_iterable(row.layers or () for row in rows), default=-1)
+    mine = rollout.layers_of(stage, layers)
+    found = []
+    for row in rows:
+        if row.layers is not None:
+            here = tuple(layer for layer in row.layers if layer in mine)
+            found += [replace(row, layers=here)] if here else []
+        elif stage == (0 if row.megatron.startswith("embedding.") else rollout.pp - 1):
+            found.append(row)
+    return found
 
 
 def _ranks_by_shard(plan: Plan) -> tuple[dict[int, list[list[int]]], dict[tuple[int, int], list[list[int]]]]:
@@ -80,10 +100,11 @@ def _ranks_by_shard(plan: Plan) -> tuple[dict[int, list[list[int]]], dict[tuple[
     return by_tp, by_expert
 
 
-def _places(row: Row, plan: Plan, layers: int) -> Iterator[tuple[int, dict[str, int]]]:
+def _places(row: Row, plan: Plan, layers: int, norm_stage: int) -> Iterator[tuple[int, dict[str, int]]]:
     """The stages that hold weights of a row, with the layer and the expert of each."""
     if row.layers is None:
-        yield (0 if row.megatron.startswith("embedding.") else plan.pp - 1), {}
+        outer = {"embedding": 0, "decoder": norm_stage, "output_layer": plan.pp - 1}
+        yield outer[row.megatron.split(".")[0]], {}
         return
     for layer in row.layers:
         stage, _ = stage_of_layer(plan, layers, layer)

@@ -254,6 +254,7 @@ def cached_tokens(folder: Path) -> dict[int, list[int]]:
         concurrent_sequences=64,
         kv_cache_bytes=64 * 1024**2,
         tensor_parallel=1,
+        expert_parallel=False,
         backend=BACKEND,
         fp8_weights=False,
         cores=(min(os.sched_getaffinity(0)),),

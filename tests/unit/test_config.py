@@ -245,7 +245,7 @@ def test_a_model_folder_without_weights_or_tokenizer_is_said_at_once(tmp_path: P
 
 def test_started_ranks_decide_the_layout() -> None:
     assert check(composed("parallel=ep2"), ranks=4).dp == 4
-    with pytest.raises(BadRun, match="does not divide the 3 ranks started"):
+    with pytest.raises(BadRun, match="does not divide the run's 3 ranks"):
         check(composed("parallel=tp2"), ranks=3)
 
 
@@ -269,7 +269,7 @@ def test_engines_that_share_the_trainers_gpus_need_a_rank_beside_every_worker(
     check(composed("cluster=h100"), ranks=None)
     few_ranks = ("cluster=h100", "rollout.replicas=4")
     assert any(
-        "rollout.replicas: was 4; x rollout.tensor_parallel = 4" in fault for fault in faults(*few_ranks)
+        "rollout.replicas: was 4; x 1 workers each = 4 workers" in fault for fault in faults(*few_ranks)
     )
     check(composed(*few_ranks, "rollout.placement=apart"), ranks=None)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from r1mega.__main__ import configurations
+from r1mega.checks import layouts
 from r1mega.compose import compose
 from r1mega.config import Stage
-from r1mega.parallel.plan import make_plan
 
 SLURM = Path(__file__).resolve().parents[2] / "slurm"
 
@@ -22,12 +22,9 @@ def test_the_size_that_a_script_asks_for_is_its_runs(script: str, stage: Stage) 
     [run] = re.findall(r"set -- (run=\w+)", text)
     config = compose(configurations(), [run])
     assert config.stage is stage
-    of = config.parallel
-    plan, faults = make_plan(
-        tp=of.tp, pp=of.pp, vpp=of.vpp, ep=of.ep, etp=of.etp, cp=of.cp, dp=of.dp, ranks=None
-    )
-    assert plan is not None, faults
-    assert plan.world_size == asked["nodes"] * asked["ntasks-per-node"]
+    found, faults = layouts(config, None, None)
+    assert found is not None, faults
+    assert found.training.world_size == asked["nodes"] * asked["ntasks-per-node"]
     assert asked["gpus-per-node"] == asked["ntasks-per-node"]
 
 
