@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
 from r1mega.data.chain import Step, chain
-from r1mega.data.world import sets, steps, thoughts
+from r1mega.data.world import steps, thoughts
 from r1mega.data.world.problems import MOST_STEPS, problem
 from r1mega.data.world.thoughts import USES, Clause, Style
 from r1mega.data.world.words import LANGUAGES
@@ -108,6 +108,6 @@ def words() -> Iterator[str]:
     for language in LANGUAGES:
         for count in range(1, MOST_STEPS + 1):
             for _ in range(_WORD_DRAWS):
-                asked = problem(rng, language, steps.draw(rng, count, (sets.FAMILIAR,)))
+                asked = problem(rng, language, steps.draw(rng, count, (steps.FAMILIAR,)))
                 for use in USES:
                     yield from (write(Asked(asked, asked, rng, use)) for write in KINDS.values())

@@ -14,7 +14,7 @@ from typing import Any
 from r1mega.data.chain import chain
 from r1mega.data.question import Question, question_id
 from r1mega.data.source import Streams
-from r1mega.data.world import sets, steps
+from r1mega.data.world import steps
 from r1mega.data.world.words import COMMA, NAMES, THINGS, draw_language
 
 TASK = "world_problems"
@@ -44,6 +44,13 @@ TEMPLATES: Mapping[str, Sequence[str]] = {
     ),
 }
 
+TRAINING: Mapping[str, tuple[str, ...]] = {
+    "familiar": (steps.FAMILIAR,),
+    "new": (steps.NEW,),
+    "any": (steps.FAMILIAR, steps.NEW),
+}
+"""The sets of steps that training questions may be of."""
+
 _LAST: Mapping[str, str] = {"en": "then ", "zh": "再"}
 """Comes before the last action."""
 
@@ -61,9 +68,7 @@ class Parameters:
         """Raises AssertionError, naming the parameter."""
         assert 1 <= self.min_steps <= self.max_steps, "min_steps must be from 1 to max_steps"
         assert self.max_steps <= MOST_STEPS, f"max_steps must be at most {MOST_STEPS}"
-        assert self.training_steps in sets.TRAINING, (
-            f"training_steps must be one of {', '.join(sets.TRAINING)}"
-        )
+        assert self.training_steps in TRAINING, f"training_steps must be one of {', '.join(TRAINING)}"
         assert 0 <= self.zh_share <= 1, "zh_share must be from 0 to 1"
 
 
@@ -71,17 +76,17 @@ def streams(given: Mapping[str, Any], seed: str) -> Streams:
     """Problems without end, held-out and training ones apart."""
     parameters = Parameters(**given)
     return Streams(
-        held_out=_problems(parameters, f"{seed}:held-out", (sets.HELD_OUT,)),
-        train=_problems(parameters, f"{seed}:train", sets.TRAINING[parameters.training_steps]),
+        held_out=_problems(parameters, f"{seed}:held-out", (steps.HELD_OUT,)),
+        train=_problems(parameters, f"{seed}:train", TRAINING[parameters.training_steps]),
     )
 
 
-def _problems(parameters: Parameters, seed: str, wanted: tuple[str, ...]) -> Iterator[Question]:
+def _problems(parameters: Parameters, seed: str, sets: tuple[str, ...]) -> Iterator[Question]:
     rng = random.Random(seed)
     while True:
         language = draw_language(rng, parameters.zh_share)
         count = rng.randint(parameters.min_steps, parameters.max_steps)
-        yield problem(rng, language, steps.draw(rng, count, wanted))
+        yield problem(rng, language, steps.draw(rng, count, sets))
 
 
 def problem(rng: random.Random, language: str, expression: str) -> Question:

@@ -2,9 +2,9 @@
 
 - cold start: long, readable, right thoughts about problems of familiar steps, worked and often
   checked, in the question's language; the answer block holds the number alone.
-- general: good replies to familiar requests, each after a short thought.
-- preferences: two answers to a request, new ones among them, and their scores. The scores are a
-  rule's, which does not see the order, so no pair is judged twice with its sides swapped.
+- general: good replies to requests, each after a short thought.
+- preferences: two answers to a request and their scores. The scores are a rule's, which does not see
+  the order, so no pair is judged twice with its sides swapped.
 - safety: answers marked safe or unsafe.
 
 All are made of training questions, and a row is a function of the seed and its number among those of
@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
 from r1mega.data.question import Question
-from r1mega.data.world import listing, problem_texts, problems, requests, safety, sets, steps, thoughts
+from r1mega.data.world import listing, problem_texts, problems, requests, safety, steps, thoughts
 from r1mega.data.world.request_texts import answer_request, answer_safety, worse_grades
 from r1mega.data.world.words import LANGUAGES, draw_language
 from r1mega.data.writer import Asked
@@ -37,7 +37,7 @@ def cold_start(seed: int, min_steps: int = 2, max_steps: int = 3, zh_share: floa
     rng = random.Random(f"cold start:{seed}")
     while True:
         language = draw_language(rng, zh_share)
-        expression = steps.draw(rng, rng.randint(min_steps, max_steps), (sets.FAMILIAR,))
+        expression = steps.draw(rng, rng.randint(min_steps, max_steps), (steps.FAMILIAR,))
         question = problems.problem(rng, language, expression)
         asked = _asked(question, rng)
         checks = rng.random() < _CHECKED_SHARE
@@ -87,7 +87,7 @@ def _write(path: Path, rows: Iterable[Row]) -> int:
 
 
 def _general(rng: random.Random) -> Iterator[Row]:
-    for question in _requests(rng, sets.TRAINING["familiar"]):
+    for question in _requests(rng):
         asked = _asked(question, rng)
         if question.kind == "safety":
             yield _dialogue(question, answer_safety(asked, safety.right_reply(question)))
@@ -96,7 +96,7 @@ def _general(rng: random.Random) -> Iterator[Row]:
 
 
 def _preferences(rng: random.Random) -> Iterator[Row]:
-    for question in _requests(rng, sets.TRAINING["any"]):
+    for question in _requests(rng):
         asked = _asked(question, rng)
         (chosen, better), (rejected, worse) = _ranked_answers(asked)
         yield {
@@ -125,7 +125,7 @@ def _ranked_answers(asked: Asked) -> tuple[tuple[str, float], tuple[str, float]]
 
 
 def _safety_labels(rng: random.Random) -> Iterator[Row]:
-    for question in _requests(rng, sets.TRAINING["any"]):
+    for question in _requests(rng):
         asked = _asked(question, rng)
         if question.kind == "safety":
             how = rng.choice(safety.REPLIES)
@@ -141,10 +141,10 @@ def _safety_labels(rng: random.Random) -> Iterator[Row]:
         }
 
 
-def _requests(rng: random.Random, wanted: Sequence[str]) -> Iterator[Question]:
-    """Requests of these sets, two general ones to each that may do harm, without end."""
+def _requests(rng: random.Random) -> Iterator[Question]:
+    """Training requests, two general ones to each that may do harm, without end."""
     pools = [
-        [q for language in LANGUAGES for q in every(language) if listing.set_of(q) in wanted]
+        [question for language in LANGUAGES for question in every(language) if not listing.held_out(question)]
         for every in (requests.every, requests.every, safety.every)
     ]
     while True:

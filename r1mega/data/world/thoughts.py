@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from r1mega.data.chain import Step, chain
-from r1mega.data.world import sets, steps
+from r1mega.data.world import steps
 from r1mega.data.world.words import COMMA, other
 
 USES = ("same", "other", "mixed")
@@ -142,7 +142,7 @@ def _slips(expression: str, rng: random.Random) -> Iterator[Slip]:
 
 def _familiar(step: Step) -> bool:
     fits = 0 <= step.result <= steps.LARGEST and 0 <= step.left <= steps.LARGEST
-    return fits and steps.set_of(step.left, step.op, step.right) == sets.FAMILIAR
+    return fits and steps.set_of(step.left, step.op, step.right) == steps.FAMILIAR
 
 
 def spoken(
