@@ -14,6 +14,7 @@ from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.training import BYTES, FP32
 from r1mega.planner.weights import ROUTER_BIAS
 from r1mega.weights.fp8_names import is_quantised, scale_shape
+from r1mega.weights.groups import grouped, reading_order
 from r1mega.weights.paper import needed_on_paper, rows_of_stage
 from r1mega.weights.table import Row, Served
 from r1mega.weights.transfer import Box
@@ -66,28 +67,41 @@ def bytes_of_a_token(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -
 
 
 def gathered_bytes(hf: dict[str, Any], config: Config) -> int:
-    """What a hand-over on GPUs gathers, whole tensors, on every rank: a layer, while the last is still held.
+    """What a hand-over on GPUs gathers, whole tensors, on every rank: a group, while the last is still held.
 
-    What belongs to no layer comes before or after them, each in one go. FP8 codes are made of a layer that
-    is whole, and stand beside it.
+    FP8 codes are made of a group that is whole, and stand beside it.
     """
-    before, after, layers = 0, 0, [(0, 0)] * family_of(hf).shape(hf).layers
-    seen: set[tuple[str, ...]] = set()
-    for row in served(family_of(hf).weight_table(hf)):
-        plain = quantised = 0
-        for name, shape in zip(row.hf, row.shapes, strict=True):
-            box = Box(name, (0,) * len(shape), shape)
-            plain += _box_bytes(box, _element_bytes(row, config), fp8=False) * (row.experts or 1)
-            if config.rollout.fp8_weights and is_quantised(name):
-                quantised += _box_bytes(box, 0, fp8=True) * (row.experts or 1)
-        if row.layers is not None:
-            for layer in row.layers:
-                layers[layer] = layers[layer][0] + plain, layers[layer][1] + quantised
-        elif row.hf not in seen:
-            seen.add(row.hf)
-            before, after = (before, plain) if "norm" in row.megatron else (before + plain, after)
-    groups = [(before, 0), *layers, (after, 0)]
+    rows = served(family_of(hf).weight_table(hf))
+    of_layer: dict[int, tuple[Row, ...]] = {}
+    for row in rows:
+        for layer in row.layers or ():
+            of_layer[layer] = (*of_layer.get(layer, ()), row)
+    kinds = {kind: _groups(kind, config) for kind in {*of_layer.values()}}
+    norm = [row for row in rows if row.layers is None and "norm" in row.megatron]
+    others = [row for row in rows if row.layers is None and row not in norm]
+    groups = _groups(others, config)
+    for layer in sorted(of_layer):
+        groups = groups + kinds[of_layer[layer]]
+    groups = groups + _groups(norm, config)
     return max(max(one[0] + two[0] + one[1], two[0] + one[1] + two[1]) for one, two in pairwise(groups))
+
+
+def _groups(rows: Sequence[Row], config: Config) -> list[tuple[int, int]]:
+    """Of each group of a layer's tensors, or of those of none: its bytes, and those of its FP8 codes."""
+    plain: dict[str, int] = {}
+    quantised: dict[str, int] = {}
+    for row in rows:
+        for expert in range(row.experts or 1):
+            for name, shape in zip(row.named({"l": 0, "e": expert}), row.shapes, strict=True):
+                box = Box(name, (0,) * len(shape), shape)
+                plain[name] = _box_bytes(box, _element_bytes(row, config), fp8=False)
+                if config.rollout.fp8_weights and is_quantised(name):
+                    quantised[name] = _box_bytes(box, 0, fp8=True)
+    in_order = sorted(plain.items(), key=lambda tensor: reading_order(tensor[0]))
+    return [
+        (sum(size for _, size in group), sum(quantised.get(name, 0) for name, _ in group))
+        for group in grouped(in_order, config.handover.buffer_bytes)
+    ]
 
 
 def largest_tensor(hf: dict[str, Any], config: Config) -> int:

@@ -45,12 +45,13 @@ def transport_to(
     Args:
         pieces: this rank's.
         source: of the same.
-        buffer_bytes: what vLLM's engines send at a time.
+        buffer_bytes: what is gathered, and what vLLM's engines send, at a time.
     """
     settings = engines.settings
     if settings.backend == BACKEND:
         return SharedMemoryTransport(engines, pieces, source)
-    needed = MegatronSource([piece for piece in pieces if piece.place.served is Served.engine])
+    served = [piece for piece in pieces if piece.place.served is Served.engine]
+    needed = MegatronSource(served, buffer_bytes)
     return VllmTransport(
         engines,
         QuantisedSource(needed) if settings.fp8_weights else needed,

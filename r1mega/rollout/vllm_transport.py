@@ -1,8 +1,8 @@
 """The hand-over on GPUs, through vLLM's own weight-transfer engines `ipc` and `nccl`. Not measured on GPU.
 
-`ipc` is for engines on the trainer's own GPUs: every rank gathers whole tensors, a layer at a time, into a
-buffer on its GPU, and the worker on that GPU reads them there. `nccl` is for engines on other GPUs: the rank
-that owns an engine broadcasts the tensors to its workers. Either way vLLM's own loader cuts them.
+`ipc` is for engines on the trainer's own GPUs: every rank gathers whole tensors, a buffer's worth at a time,
+and the worker on its GPU reads them there. `nccl` is for engines on other GPUs: the rank that owns an engine
+broadcasts the tensors to its workers. Either way vLLM's own loader cuts them.
 
 A trainer has one sender, as vLLM sees it: rank 0. Here every rank that owns an engine is the sender to that
 engine and to no other, and the other ranks take part in the gathers alone. So nothing crosses machines but

@@ -10,11 +10,9 @@ start, each place by one of the ranks that hold it, the least loaded so far.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from math import prod
 
 import torch
@@ -22,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from r1mega.parallel.groups import device
+from r1mega.weights.groups import GROUP_BYTES, grouped, reading_order
 from r1mega.weights.pieces import Piece, Place, cover
 
 
@@ -33,15 +32,21 @@ class TensorMeta:
     dtype: torch.dtype
     shape: tuple[int, ...]
 
+    @property
+    def bytes(self) -> int:
+        """Of the whole tensor."""
+        return prod(self.shape) * self.dtype.itemsize
+
 
 class MegatronSource:
     """A re-iterable stream of `(HF name, whole tensor)` over all ranks' shards."""
 
-    def __init__(self, pieces: Sequence[Piece]) -> None:
+    def __init__(self, pieces: Sequence[Piece], group_bytes: int = GROUP_BYTES) -> None:
         """Settle with all ranks who sends what.
 
         Args:
             pieces: this rank's; views of its parameters, read anew at each iteration.
+            group_bytes: gathered at a time, or one tensor.
 
         Raises:
             ValueError: the ranks' pieces do not make whole tensors.
@@ -55,8 +60,9 @@ class MegatronSource:
         everything = {place.name: place for sent in self.places for place in sent}
         self._metadata = [
             TensorMeta(name, getattr(torch, place.dtype), place.shape)
-            for name, place in sorted(everything.items(), key=lambda item: _reading_order(item[0]))
+            for name, place in sorted(everything.items(), key=lambda item: reading_order(item[0]))
         ]
+        self._group_bytes = group_bytes
 
     def metadata(self) -> list[TensorMeta]:
         """Every tensor of the model, in the order of iteration; transfers nothing."""
@@ -77,8 +83,9 @@ class MegatronSource:
             yield names, self._gather([metas[name] for name in names])
 
     def groups(self) -> list[list[str]]:
-        """The names that go together, as vLLM groups them: each layer, what comes before, what after."""
-        return [list(names) for _, names in groupby((meta.name for meta in self._metadata), key=_layer)]
+        """The names that go together: each layer, what comes before, what after; larger ones in parts."""
+        sized = ((meta.name, meta.bytes) for meta in self._metadata)
+        return [[name for name, _ in group] for group in grouped(sized, self._group_bytes)]
 
     def _gather(self, metas: list[TensorMeta]) -> list[Tensor]:
         """The whole tensors, on every rank.
@@ -89,7 +96,7 @@ class MegatronSource:
         pieces = defaultdict(list)
         for piece in self.pieces:
             pieces[piece.place.name].append(piece)
-        sizes = [prod(meta.shape) * meta.dtype.itemsize for meta in metas]
+        sizes = [meta.bytes for meta in metas]
         # Eight-byte words suit every dtype's alignment.
         words = torch.zeros(sum(-(-size // 8) for size in sizes), dtype=torch.int64, device=device())
         tensors, at = [], 0
@@ -113,14 +120,3 @@ def _assign(holders: dict[Place, list[int]], ranks: int) -> list[set[Place]]:
         sent[rank].add(place)
         load[rank] += place.bytes
     return sent
-
-
-def _layer(name: str) -> str | None:
-    """The layer that a name is of, by its first number; None for what is of no layer."""
-    match = re.match(r"\D*\.\d+\.", name)
-    return match and match[0]
-
-
-def _reading_order(name: str) -> tuple[object, ...]:
-    """Layers in the order of their numbers, not of their digits."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split("."))

@@ -89,10 +89,13 @@ def alone(port: int, folder: Path) -> dict[str, Any]:
 
         policy = new_policy(fields, plan)
         with open_engines(config, policy) as engines:
-            conforming = beside_vllm(policy.source)
+            conforming = beside_vllm(policy.source) | cut(policy)
             engines.wait()
             return hand_over(plan, config, fields, engines, list(FAULTS)) | {"source": conforming}
 
+
+SMALL_GROUP_BYTES = 20_000
+"""Less than any layer of the small models here has."""
 
 ENGINES: dict[str, dict[str, int]] = {
     "two replicas": {"replicas": 2},
@@ -177,6 +180,13 @@ def beside_vllm(source: Any) -> dict[str, Any]:
         "again": stream(source),
         "metadata": [(meta.name, str(meta.dtype), tuple(meta.shape)) for meta in theirs.metadata()],
     }
+
+
+def cut(policy: Any) -> dict[str, Any]:
+    """The same stream where no more than a few tensors are gathered at a time."""
+    from r1mega.weights.source import MegatronSource
+
+    return {"cut": stream(MegatronSource(policy.pieces, group_bytes=SMALL_GROUP_BYTES))}
 
 
 def stream(source: Any) -> list[list[tuple[str, str, tuple[int, ...], bytes]]]:
@@ -271,3 +281,11 @@ def test_the_source_streams_what_it_declares_as_vllm_would(single: Any) -> None:
     ours, theirs = found["streams"]
     assert ours == theirs == found["again"]
     assert [tensor[:3] for group in ours for tensor in group] == found["metadata"]
+
+
+def test_layers_too_large_are_gathered_in_parts(single: Any) -> None:
+    whole, parts = single["source"]["streams"][0], single["source"]["cut"]
+    assert len(parts) > 2 * len(whole)
+    assert [tensor for group in parts for tensor in group] == [tensor for group in whole for tensor in group]
+    for group in parts:
+        assert len(group) == 1 or sum(len(tensor[3]) for tensor in group) <= SMALL_GROUP_BYTES

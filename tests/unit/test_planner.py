@@ -156,7 +156,7 @@ def test_fp8_engines_take_half_of_what_bf16_ones_do_and_their_scales() -> None:
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_hand_over_gathers_two_layers_at_a_time(kind: str) -> None:
+def test_a_hand_over_gathers_two_groups_at_a_time(kind: str) -> None:
     """By hand, from the names of the weights: of two groups that follow each other, the largest sum."""
     fields = SMALL[kind]
     sizes: dict[str, int] = {}
@@ -172,6 +172,11 @@ def test_a_hand_over_gathers_two_layers_at_a_time(kind: str) -> None:
     ordered = [groups[number] for number in sorted(groups)]
     assert gathered_bytes(fields, a_run()) == max(map(sum, pairwise(ordered)))
     assert largest_tensor(fields, a_run()) == max(sizes.values())
+    # In parts of the buffer's size, a layer is no longer held whole.
+    small = a_run()
+    small.handover.buffer_bytes = max(sizes.values())
+    assert max(sizes.values()) < gathered_bytes(fields, small) <= 2 * max(sizes.values())
+    assert gathered_bytes(fields, small) < gathered_bytes(fields, a_run())
 
 
 def test_a_token_of_the_671b_takes_its_latent_in_every_layer() -> None:
