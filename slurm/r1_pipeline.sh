@@ -5,7 +5,7 @@
 #        of ended well; where one fails, those after it are cancelled (docs/pipeline.md). It is no job
 #        itself: run it where sbatch is. Again: it submits what is left.
 # Where: each stage's own layout says; SBATCH_PARTITION, SBATCH_ACCOUNT and SBATCH_TIMELIMIT as for anyone.
-# How long and what it costs: run=cpu_r1 about an hour on two cores. Not measured on GPU.
+# How long and what it costs: run=cpu_r1 about 40 minutes on two cores. Not measured on GPU.
 
 set -euo pipefail
 R1MEGA_HOME=${R1MEGA_HOME:-$(cd "$(dirname "$0")/.." && pwd)}
