@@ -100,8 +100,6 @@ class Sizes:
     expert_F: int
     shared_F: int
     topk: int
-    expert_groups: int
-    topk_groups: int
     V: int
     # The rest.
     w: int
@@ -150,8 +148,6 @@ def sizes(hf: dict[str, Any], plan: Plan, row: RowSize, dtype: Dtype, routed: in
         expert_F=shape.expert_size // plan.etp,
         shared_F=fields.get("n_shared_experts", 0) * shape.expert_size // plan.tp,
         topk=topk,
-        expert_groups=fields.get("n_group", 1),
-        topk_groups=fields.get("topk_group", 1),
         V=shape.vocabulary // plan.tp,
         w=BYTES[dtype],
         tp=plan.tp,
@@ -250,7 +246,11 @@ def core_attention(z: Sizes, groups: int, up: tuple[str, ...]) -> list[Kept]:
         Kept(cause, "queries in rows of samples", z.queries * z.heads * z.qk, z.w, core, torch),
         Kept(cause, "keys in rows of samples", z.keys * z.heads * z.qk, z.w, core, torch),
         Kept(cause, "values in rows of samples", z.keys * z.heads * wide, z.w, core, torch),
-        Kept(cause, "the output layer's input", z.T * z.heads * z.v, z.w),
+        Kept(cause, "the output layer's input", z.T * z.heads * z.v, z.w, (), te),
+        # Of a single head it is a view of what is as wide as keys.
+        Kept(
+            cause, "the output layer's input", z.T * z.heads * (wide if z.heads == 1 else z.v), z.w, (), torch
+        ),
     ]
     if gathered:
         rows += [
@@ -309,7 +309,7 @@ def sparse(z: Sizes) -> list[Kept]:
 
 
 def router(z: Sizes) -> list[Kept]:
-    """From scores to the weights of the chosen experts."""
+    """From scores to the weights of the chosen experts; what chooses them has no gradient and is not kept."""
     cause, moe, several = "router", ("moe",), z.topk > 1
     scores = z.topk if z.softmax_of_chosen else z.experts
     rows = [
@@ -318,12 +318,6 @@ def router(z: Sizes) -> list[Kept]:
     ]
     if several and not z.softmax_router:
         rows.append(Kept(cause, "weights and their sum", z.S * (z.topk + 1), FP32, moe))
-    if z.expert_groups > 1:
-        best = z.expert_groups * (z.topk // z.topk_groups) + z.topk_groups
-        rows += [
-            Kept(cause, "the best of each group, and groups", z.S * best, INT64, moe),
-            Kept(cause, "experts outside of them", z.S * z.experts, BOOL, moe),
-        ]
     return rows
 
 
@@ -474,7 +468,7 @@ def _left(rows: Iterable[Kept], layers: Layers, recompute: Sequence[str]) -> lis
     ]
 
 
-def in_flight(plan: Plan, stage: int, microbatches: int, sizes: Sequence[int]) -> list[int]:
+def in_flight(plan: Plan, stage: int, microbatches: int, sizes: Sequence[float]) -> list[int]:
     """How many micro-batches of each virtual stage a pipeline rank keeps when it keeps most.
 
     As Megatron-Core's 1F1B schedule has them, plain or interleaved: some forward passes, then one forward and
@@ -493,7 +487,7 @@ def in_flight(plan: Plan, stage: int, microbatches: int, sizes: Sequence[int]) -
     warmup = plan.pp - stage - 1
     if plan.vpp > 1:
         warmup = 2 * warmup + (plan.vpp - 1) * plan.pp
-    held, most, found = Counter[int](), -1, Counter[int]()
+    held, most, found = Counter[int](), -1.0, Counter[int]()
     for step, chunk in enumerate(forward):
         held[chunk] += 1
         size = sum(count * sizes[number] for number, count in held.items())

@@ -89,7 +89,7 @@ def backward(fields: dict[str, Any], plan: Any, recompute: list[str]) -> dict[st
     train = TrainConfig(tokens_per_microbatch=80, recompute=recompute)
     policy = Policy(Config(stage=Stage.grpo, name="test", train=train), fields, plan)
     policy.start_training(OptimizerConfig(lr=1e-3), updates=10)
-    counted = []
+    counted: list[Any] = []
     finalize = policy.megatron_config.finalize_model_grads_func
 
     def count(*arguments: Any, **named: Any) -> None:
