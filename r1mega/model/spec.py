@@ -22,12 +22,17 @@ from megatron.core.tensor_parallel import checkpoint, scatter_to_sequence_parall
 from megatron.core.transformer import TransformerConfig, multi_latent_attention
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.moe.router import TopKRouter
+from megatron.core.transformer.multi_token_prediction import MultiTokenPredictionLayerSubmodules
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from torch import Tensor
 
 from r1mega.model.torch_layers import PackedAttention, ReplicatedLinear, RMSNorm, ScalarHead
 
 HAVE_TRANSFORMER_ENGINE = importlib.util.find_spec("transformer_engine") is not None
+
+_DRAFT_PARTS = {item.name for item in fields(MultiTokenPredictionLayerSubmodules)}
+DRAFT_LAYER = "mtp_model_layer" if "mtp_model_layer" in _DRAFT_PARTS else "transformer_layer"
+"""What a multi-token-prediction layer calls the layer inside it: Megatron-Core 0.19.2's name, or 0.16.1's."""
 
 
 class CausalLM(GPTModel):
@@ -46,7 +51,7 @@ class CausalLM(GPTModel):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         for layer in self.mtp.layers if self.mtp_process else ():
-            layer.transformer_layer.register_forward_pre_hook(self._mask_padding, with_kwargs=True)
+            layer.get_submodule(DRAFT_LAYER).register_forward_pre_hook(self._mask_padding, with_kwargs=True)
             layer._checkpointed_forward = self._recompute_draft
 
     def _mask_padding(self, layer: torch.nn.Module, arguments: Any, named: dict[str, Any]) -> Any:
@@ -130,6 +135,7 @@ def build(
         vp_stage=vp_stage,
         **model_fields,
     )
+    _mark_replicated(model)
     # The model's own alone: with it Megatron takes the draft layers' loss as a sum over tokens, and not as a
     # mean over each row, which would depend on how samples are packed. The policy divides.
     model.config = copy(config)
@@ -158,6 +164,17 @@ def _in_torch(spec: Any) -> Any:
             setattr(spec, item.name, ReplicatedLinear if down else _in_torch(getattr(spec, item.name)))
         return spec
     return _TORCH_LAYERS.get(spec, spec) if isinstance(spec, type) else spec
+
+
+def _mark_replicated(model: CausalLM) -> None:
+    """Have the down-projections of latent attention counted as what they are, whole on every rank.
+
+    Transformer Engine 2.19 marks the weight of each of its linears as split, also where it is told of no
+    tensor parallelism; Megatron's gradient norm would count such a weight once a tensor-parallel rank.
+    """
+    for module in model.modules():
+        if type(module) is multi_latent_attention.TELinear:
+            module.weight.tensor_model_parallel = False
 
 
 def _mend_padded_expert_count() -> None:

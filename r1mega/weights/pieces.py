@@ -107,8 +107,8 @@ def _named_weights(chunk: torch.nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _global_name(name: str, chunk: torch.nn.Module, shard: Shard) -> str:
-    """The name with layers and experts counted over the whole model."""
-    parts = name.split(".")
+    """The name with layers and experts counted over the whole model, in Megatron-Core 0.16.1's words."""
+    parts = name.replace(".mtp_model_layer.", ".transformer_layer.").split(".")
     if parts[:2] == ["decoder", "layers"]:
         layers: Any = chunk.decoder.layers  # type: ignore[union-attr]
         parts[2] = str(layers[int(parts[2])].layer_number - 1)
