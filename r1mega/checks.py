@@ -140,7 +140,7 @@ def layouts(
         multiple = precision.tokens_multiple(config.precision.fp8, plan.tp)
         plan = replace(plan, linear_multiple=multiple)
         faults += _row_faults(config, plan) + _placement_faults(config, plan)
-        faults += [] if hf is None else _model_layout_faults(config, hf, plan)
+        faults += [] if hf is None else _model_layout_faults(config, hf, plan) + _latent_faults(config, hf)
     if rollout is not None and shape is not None:
         faults += rollout_faults_for(rollout, shape, config.cluster.backend is Backend.cpu)
     return (None if plan is None or rollout is None else Topology(plan, rollout)), faults
@@ -167,6 +167,16 @@ def _ranks_to_come(config: Config) -> int | None:
     apart = config.stage in GENERATING and rollout.placement is Placement.apart
     workers = rollout.replicas * rollout.tensor_parallel * rollout.pipeline_parallel
     return cluster.machines * cluster.gpus_per_machine - (workers if apart else 0)
+
+
+def _latent_faults(config: Config, hf: dict[str, Any]) -> list[str]:
+    """A query that is not projected down has no norm of its own, and Megatron-Core 0.19.2 gives it one."""
+    if config.cluster.backend is Backend.cpu or "kv_lora_rank" not in hf or hf.get("q_lora_rank") is not None:
+        return []
+    return [
+        "model.hf.q_lora_rank: was null; on GPUs it must be given: there Megatron-Core 0.19.2 puts a norm before"
+        " the queries that the family does not have"
+    ]
 
 
 def inputs(config: Config) -> dict[str, str]:
