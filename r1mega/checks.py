@@ -174,8 +174,8 @@ def _latent_faults(config: Config, hf: dict[str, Any]) -> list[str]:
     if config.cluster.backend is Backend.cpu or "kv_lora_rank" not in hf or hf.get("q_lora_rank") is not None:
         return []
     return [
-        "model.hf.q_lora_rank: was null; on GPUs it must be given: there Megatron-Core 0.19.2 puts a norm before"
-        " the queries that the family does not have"
+        "model.hf.q_lora_rank: was null; on GPUs it must be given: Megatron-Core 0.19.2, which runs there,"
+        " puts a norm before the queries that the family does not have"
     ]
 
 
