@@ -281,7 +281,7 @@ class RolloutConfig:
     max_context_tokens: int = 256
     """Prompt and answer together."""
     expected_answer_tokens: int | None = None
-    """Mean length that `r1mega plan` reckons times with; None: half of the longest allowed. No run obeys it."""
+    """Mean length that `r1mega plan` reckons times with; None: half of the longest. No run obeys it."""
     concurrent_sequences: int = 256
     """Sequences an engine decodes at once."""
     kv_cache_bytes: int = 256 * 1024**2
@@ -443,7 +443,7 @@ class ClusterConfig:
     """Machines of the run: with `gpus_per_machine` they say how many ranks there will be, where none are
     started yet, so that data parallelism follows. None: not known."""
     gpu: str | None = None
-    """The GPU's name in `r1mega/planner/chips.py`, by which `r1mega plan` reckons times; None: it reckons none."""
+    """Its name in `r1mega/planner/chips.py`, by which `r1mega plan` reckons times; None: it reckons none."""
     gpu_hour_usd: float | None = None
     """Price of one GPU for an hour; None: `r1mega plan` gives no costs."""
 

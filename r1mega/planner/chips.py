@@ -2,16 +2,15 @@
 
 Dense peaks, without the sparsity that data sheets count in; bandwidths of one direction. Sources:
 
-- H100 SXM, H200: NVIDIA's data sheets "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (989 TFLOPS in bf16 and
-  1,979 in FP8, both of them half the sheet's figures with sparsity; 3.35 and 4.8 TB/s; NVLink 900 GB/s both ways).
+- H100 SXM, H200: NVIDIA's data sheets "H100 Tensor Core GPU" and "H200 Tensor Core GPU" (in bf16 989 TFLOPS,
+  in FP8 1,979, both half of the sheet's with sparsity; 3.35 and 4.8 TB/s; NVLink 900 GB/s both ways).
 - H800: the same chip with NVLink of 400 GB/s both ways (DeepSeek-V3's hardware paper, arXiv 2505.09343).
-- H20: 148 TFLOPS in bf16, 296 in FP8, 4.0 TB/s, 96 GB, NVLink 900 GB/s both ways (as its resellers list it; NVIDIA
-  publishes no data sheet).
-- B200, GB200: NVIDIA's data sheets "DGX B200" and "GB200 NVL72" (2,250 and 2,500 TFLOPS in bf16, twice that in FP8;
-  8 TB/s; NVLink 1,800 GB/s both ways).
-- Network: 400 Gb/s a GPU, as in NVIDIA's DGX H100, B200 and GB200 reference clusters and in DeepSeek's of H800; of
-  H20 nothing is published, and the same is taken.
-- Host link: PCIe 5.0 x16, 64 GB/s; on GB200 NVLink-C2C, 450 GB/s.
+- H20: 148 TFLOPS in bf16, 296 in FP8, 4.0 TB/s, 96 GB, NVLink 900 GB/s both ways, as resellers list it;
+  NVIDIA publishes no data sheet.
+- B200, GB200: NVIDIA's data sheets "DGX B200" and "GB200 NVL72" (2,250 and 2,500 TFLOPS in bf16, twice that
+  in FP8; 8 TB/s; NVLink 1,800 GB/s both ways).
+- Network: 400 Gb/s a GPU, as in NVIDIA's reference clusters of DGX H100, B200 and GB200, and in DeepSeek's of
+  H800; of H20 nothing is published, and the same is taken.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ class Chip:
     """Bytes sent to the others of its NVLink domain."""
     network_bandwidth: float
     """Bytes sent to other machines."""
-    host_bandwidth: float
-    """Bytes sent to the machine's memory."""
     memory_gb: int
     """What its name says; what CUDA reports is less (`cluster.gpu_memory_gib`)."""
 
@@ -42,7 +39,6 @@ _HOPPER = {
     "fp8_flops": 1978.9e12,
     "nvlink_bandwidth": 450e9,
     "network_bandwidth": 50e9,
-    "host_bandwidth": 64e9,
 }
 
 CHIPS: dict[str, Chip] = {
@@ -52,6 +48,6 @@ CHIPS: dict[str, Chip] = {
     "H20": Chip(
         **_HOPPER | {"bf16_flops": 148e12, "fp8_flops": 296e12}, memory_bandwidth=4.0e12, memory_gb=96
     ),
-    "B200": Chip(2250e12, 4500e12, 8e12, 900e9, 50e9, 64e9, 180),
-    "GB200": Chip(2500e12, 5000e12, 8e12, 900e9, 50e9, 450e9, 186),
+    "B200": Chip(2250e12, 4500e12, 8e12, 900e9, 50e9, 180),
+    "GB200": Chip(2500e12, 5000e12, 8e12, 900e9, 50e9, 186),
 }

@@ -1,9 +1,9 @@
 """How long engines take to answer: continuous batching, until the last answer ends.
 
 A decoding step reads the weights that its tokens touch and the cache of all sequences; it multiplies, meets
-the engine's other workers twice a layer, and costs the engine some time of its own. Answers start together, as
-many as an engine takes, and a finished one makes room for the next. Towards the end fewer and fewer are left,
-and a step costs nearly as much as before: that is the tail.
+the engine's other workers twice a layer, and costs the engine some time of its own. Answers start together,
+as many as an engine takes, and a finished one makes room for the next. Towards the end fewer and fewer are
+left, and a step costs nearly as much as before: that is the tail.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ EAGER_LAYER_S = 1e-3
 """What launching a layer's kernels one by one takes where no CUDA graph does it: some hundred, 10 us each."""
 
 _FOLLOWED = 4
-"""So many times what an engine takes at once is followed from answer to answer; what is beyond is a steady state."""
+"""So many times what an engine takes at once is followed answer by answer; beyond is a steady state."""
 _CRUMB = 1e-6
-"""Of a sequence: a group of answers is cut where it does not fit whole, and never finer."""
+"""Of a sequence: what is too little to be let in, left by sums of shares."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +81,7 @@ def rollout_causes(engines: Engines, asked: Asked, constants: Constants) -> dict
     return found
 
 
-def step_causes(
-    engines: Engines, sequences: float, cached: float, constants: Constants
-) -> dict[str, float]:
+def step_causes(engines: Engines, sequences: float, cached: float, constants: Constants) -> dict[str, float]:
     """Seconds of one decoding step of an engine.
 
     Args:
@@ -111,74 +109,43 @@ def step_causes(
 def stretches(answers: float, asked: Asked, capacity: float) -> tuple[tuple[float, float, float], ...]:
     """An engine's course, in stretches between events: steps, sequences, and cached tokens midway.
 
-    Groups of answers of about the same length stand for all. Where the cache is full, those that came last
-    wait, and go on from where they were once another has ended.
+    Groups of answers of about the same length stand for all. Where the cache would not hold as many sequences
+    as an engine takes, of the mean length that sequences have at any time, it takes as many as it holds.
 
     Args:
         answers: of this engine.
         capacity: tokens that its cache holds.
     """
-    slots = min(float(asked.sequences), answers)
+    kept = asked.prompt_tokens + asked.answers.mean_square / (2 * asked.answers.mean)
+    slots = min(float(asked.sequences), answers, max(1.0, capacity / kept))
     followed = min(answers, _FOLLOWED * slots)
-    found = _follow(slots, followed, asked, capacity)
+    found = _follow(slots, followed, asked)
     if answers > followed:
-        mean = asked.answers.mean
-        kept = asked.prompt_tokens + asked.answers.mean_square / (2 * mean)
-        busy = min(slots, capacity / kept)
-        found.append(((answers - followed) * mean / busy, busy, busy * kept))
+        found.append(((answers - followed) * asked.answers.mean / slots, slots, slots * kept))
     return tuple(found)
 
 
-@dataclass(slots=True)
-class _Group:
-    """Answers in progress, or waiting."""
-
-    length: float
-    done: float
-    count: float
-    since: float = 0.0
-    """The step at which they would have begun, had they never waited."""
-
-
-def _follow(slots: float, answers: float, asked: Asked, capacity: float) -> list[tuple[float, float, float]]:
+def _follow(slots: float, answers: float, asked: Asked) -> list[tuple[float, float, float]]:
     shares = _mixed(groups(asked.answers, max(1, asked.samples)))
-    waiting = [_Group(length, 0.0, share * answers) for length, share in reversed(shares)]
-    live: list[tuple[float, int, _Group]] = []
+    waiting = [(length, share * answers) for length, share in reversed(shares)]
+    live: list[tuple[float, float, float]] = []  # the step at which a group ends, its length, how many it is
     found = []
     now = sequences = cached = 0.0
-    number = 0
     while live or waiting:
         while waiting and sequences < slots - _CRUMB:
-            group = waiting.pop()
-            room = (capacity - cached) / (asked.prompt_tokens + group.done + 1)
-            taken = min(group.count, slots - sequences, room)
-            if taken < group.count:
-                if taken < _CRUMB and live:
-                    waiting.append(group)
-                    break
-                taken = max(taken, _CRUMB)
-                waiting.append(_Group(group.length, group.done, group.count - taken))
-            number += 1
-            started = _Group(group.length, group.done, taken, now - group.done)
-            heapq.heappush(live, (now + group.length - group.done, number, started))
+            length, count = waiting.pop()
+            taken = min(count, slots - sequences)
+            if taken < count:
+                waiting.append((length, count - taken))
+            heapq.heappush(live, (now + length, length, taken))
             sequences += taken
-            cached += taken * (asked.prompt_tokens + group.done)
-        full = True
-        while full:  # nobody is let in before one has ended
-            steps, until_full = live[0][0] - now, max(0.0, capacity - cached) / sequences
-            full = until_full < steps and len(live) > 1
-            steps = until_full if full else steps
-            found.append((steps, sequences, cached + sequences * steps / 2))
-            now += steps
-            cached += sequences * steps
-            leaving = max(live, key=lambda one: one[1]) if full else heapq.heappop(live)
-            group = leaving[2]
-            if full:
-                live.remove(leaving)
-                heapq.heapify(live)
-                waiting.append(_Group(group.length, now - group.since, group.count))
-            sequences = max(0.0, sequences - group.count)
-            cached = max(0.0, cached - group.count * (asked.prompt_tokens + now - group.since))
+            cached += taken * asked.prompt_tokens
+        end, length, count = heapq.heappop(live)
+        steps = end - now
+        found.append((steps, sequences, cached + sequences * steps / 2))
+        now = end
+        cached = max(0.0, cached + sequences * steps - count * (asked.prompt_tokens + length))
+        sequences = max(0.0, sequences - count)
     return found
 
 

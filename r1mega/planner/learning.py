@@ -1,9 +1,10 @@
 """How long the trainer takes over samples: to score them, and to learn from them.
 
-Of each row (a micro-batch), per layer: multiplications at a share of the peak; reading and writing activations and
-weights at a share of the memory bandwidth; gathering and scattering of tensor and sequence parallelism; the
-experts' all-to-all, for which all wait until the fullest rank is done. None of them hides another. A
-pipeline's stages are busy for as many rows as there are, and empty for the rest of 1F1B, interleaved or not.
+Of each row (a micro-batch), per layer: multiplications at a share of the peak; reading and writing
+activations and weights at a share of the memory bandwidth; gathering and scattering of tensor and sequence
+parallelism; the experts' all-to-all, for which all wait until the fullest rank is done. None of them hides
+another. A pipeline's stages are busy for as many rows as there are, and idle for the rest of 1F1B,
+interleaved or not.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from r1mega.planner.links import Constants, Machine, gather_s
 from r1mega.planner.token_costs import TokenCosts
 
 LAYER_BYTES = 34
-"""Per token and unit of the model's width, what a layer writes of activations in bf16 on its way forward: all that
-its backward pass needs (arXiv 2205.05198, equation 1, without the attention's scores)."""
+"""Per token and unit of the model's width, what a layer writes of activations in bf16 on its way forward: all
+that its backward pass needs (arXiv 2205.05198, equation 1, without the attention's scores)."""
 ROUTED_BYTES = 16
-"""The same of each copy of a token for an expert: permuted, sent, sorted and put back, read and written each."""
+"""The same of each copy of a token for an expert: permuted, sent, sorted and put back, each both ways."""
 FEED_FORWARD_BYTES = 6
 """Per token and unit of the feed-forward's width: its two halves and their product."""
 OPTIMIZER_BYTES = 30
@@ -66,7 +67,7 @@ class Trainer:
     drafts: bool = False
     """Whether the draft layers learn."""
     once_a_machine: bool = False
-    """Whether a token is sent once to a machine for all its experts there (DeepEP), or once to each expert."""
+    """Whether a token is sent once to each machine that has its experts (DeepEP), or once to each expert."""
     even: bool = False
     """Whether all experts get as many tokens: benchmarks force it."""
     hides_tp: bool = False
@@ -85,7 +86,7 @@ class _Pass:
     @classmethod
     def of(cls, trainer: Trainer, learns: bool) -> _Pass:
         again = int(trainer.recomputes)
-        # Backward, sequence parallelism gathers what the weights' gradients need once more for each of two blocks.
+        # Backward, a layer's two blocks each gather once more what their weights' gradients need.
         return cls(3 + again, 2 + again, 4 * (2 + again) + 2, True) if learns else cls(1, 1, 4, False)
 
 
@@ -198,7 +199,7 @@ def _message_s(trainer: Trainer, tokens: float) -> float:
 
 
 def _exchange_s(trainer: Trainer) -> float:
-    """Between the ranks that hold the same weights, at full bandwidth; neighbours of theirs are tp ranks away."""
+    """Between the ranks that hold the same weights, at full bandwidth."""
     costs, plan, chip = trainer.costs, trainer.plan, trainer.machine.chip
     experts = costs.expert * costs.experts * costs.expert_layers
     held = (

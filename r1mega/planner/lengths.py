@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from math import exp, log
 from statistics import NormalDist
 
@@ -45,7 +46,7 @@ def groups(lengths: Lengths, answers: int) -> tuple[tuple[float, float], ...]:
     edges.append(1.0)
     median = _median(lengths)
     found = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         found.append((_quantile(median, lengths, (low + high) / 2), high - low))
     mean = sum(length * share for length, share in found)
     scale = lengths.mean / mean  # what is left of the mean's error in so few groups

@@ -8,7 +8,8 @@ from math import ceil, log2
 from r1mega.planner.chips import Chip
 
 IN_MACHINE_S = 10e-6
-"""Latency of an all-reduce over NVLink: vLLM's own takes 9 to 12 us up to 32 KiB on H100 (sglang's pull request 2904)."""
+"""Latency of an all-reduce over NVLink: vLLM's own takes 9 to 12 us up to 32 KiB on H100 (measured in
+sglang's pull request 2904)."""
 ACROSS_S = 50e-6
 """What each doubling of the machines adds to it, by the tree that NCCL makes of them; an assumption."""
 
@@ -36,7 +37,7 @@ class Machine:
 
 
 def gather_s(size: float, ranks: int, machine: Machine, constants: Constants) -> float:
-    """An all-gather, or a reduce-scatter, of so many bytes in all, over neighbours: in machines, then across."""
+    """An all-gather or a reduce-scatter of so many bytes in all: inside machines, then across."""
     inside = min(ranks, machine.gpus)
     seconds = size * (inside - 1) / inside / machine.chip.nvlink_bandwidth
     if ranks > machine.gpus:

@@ -20,12 +20,12 @@ from r1mega.planner.lengths import Lengths
 from r1mega.planner.links import Constants, Machine
 from r1mega.planner.token_costs import TokenCosts, token_costs
 
-FITTED = Constants(compute=0.5, bandwidth=0.75, balance=0.3, step_s=0.007)
-"""By `tools/calibrate.py`, least squares of log errors over the rows of `published_times.py`."""
+FITTED = Constants(compute=0.45, bandwidth=0.825, balance=0.223, step_s=0.00697)
+"""What makes the sum of absolute log errors over `published_times.py` least; by `tools/calibrate.py`."""
 
 TENSOR_S = 33.5 / 90_000
-"""What handing over a tensor takes besides its bytes: NeMo-RL v0.3's 33.5 s for DeepSeek-V3's 90,000 (its blog of
-2025-08-12, table 1). r1mega's own is not measured."""
+"""What handing over a tensor takes besides its bytes: NeMo-RL v0.3's 33.5 s for DeepSeek-V3's 90,000 (its
+blog of 2025-08-12, table 1). r1mega's own is not measured."""
 HOST_COPY_BANDWIDTH = 10e9
 """Bytes a second between a GPU and pageable memory, where a system sets things aside; an assumption."""
 SAVE_BANDWIDTH = 2e9
@@ -62,7 +62,7 @@ class Work:
     scored: int = 0
     """Forward passes over all samples: under the policy, under the reference."""
     sets_aside: bool = False
-    """Whether the optimizer and the engines' weights make room for each other, by way of the machine's memory."""
+    """Whether the optimizer and the engines' weights make room for each other, in the machine's memory."""
     rollouts_ahead: int = 0
     """How many rollouts are sampled while the trainer learns from an earlier one, on GPUs of their own."""
 
@@ -179,11 +179,14 @@ class Times:
         return self.gpu_hours * self.usd_per_gpu_hour
 
 
-def run_time(config: Config, hf: dict[str, Any], topology: Topology) -> Times:
+def run_time(
+    config: Config, hf: dict[str, Any], topology: Topology, costs: TokenCosts | None = None
+) -> Times:
     """The times of a run whose layouts have been checked.
 
     Args:
         hf: the model's HF fields.
+        costs: its numbers, where they have been counted before: a search tries many layouts of a model.
 
     Raises:
         BadRun: `cluster.gpu` names no GPU that is known.
@@ -192,7 +195,7 @@ def run_time(config: Config, hf: dict[str, Any], topology: Topology) -> Times:
     if cluster.gpu not in CHIPS:
         raise BadRun([f"cluster.gpu: was {cluster.gpu}; must be one of {', '.join(CHIPS)}"])
     machine = Machine(CHIPS[cluster.gpu], cluster.gpus_per_machine or topology.training.world_size)
-    run = _Run(config, token_costs(hf), topology, machine)
+    run = _Run(config, costs or token_costs(hf), topology, machine)
     unit, parts = _PARTS[config.stage](run)
     return Times(unit, tuple(parts), run.gpus, cluster.gpu_hour_usd)
 
@@ -215,7 +218,7 @@ class _Run:
 
     @property
     def trainer(self) -> Trainer:
-        """As `Policy` trains: nothing is computed again, nothing is exchanged while something else is computed."""
+        """As `Policy` trains: nothing is computed again, nothing exchanged while something is computed."""
         learns = self.config.stage in (Stage.pretrain, Stage.sft) and self.config.model.mtp_loss_weight > 0
         row = self.config.train.tokens_per_microbatch
         return Trainer(self.costs, self.topology.training, self.machine, row, drafts=learns)
@@ -260,7 +263,9 @@ class _Run:
         """Steps of this work, and what comes with each."""
         phases = [*step_time(work), *others]
         seconds = step_seconds(work, phases)
-        return Part(steps, tuple(phases), seconds, work.samples.number * work.samples.mean / seconds / self.gpus)
+        return Part(
+            steps, tuple(phases), seconds, work.samples.number * work.samples.mean / seconds / self.gpus
+        )
 
 
 def _grpo(run: _Run) -> tuple[str, list[Part]]:

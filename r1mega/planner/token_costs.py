@@ -29,13 +29,13 @@ class TokenCosts:
     expert_layers: int
     """Layers that have routed experts."""
     most_machines: int
-    """Machines that a token may be sent to, where its experts must be of so many groups; else as many as experts."""
+    """That a token may be sent to: where its experts must be of so many groups; else one for each expert."""
     feed_forward: int
     """Width of what a token passes between the two matrices of its feed-forward blocks, in a layer."""
     head: int
     """Weights of the vocabulary's matrix."""
     draft: int
-    """Weights of the draft layers' matrices that a token is multiplied with, their use of the head included."""
+    """Weights of the draft layers that a token is multiplied with; their use of the head is included."""
     parameters: int
     """Of the model, each once, without the draft layers."""
     tensors: int
@@ -101,7 +101,7 @@ def token_costs(hf: dict[str, Any]) -> TokenCosts:
 
 
 def _weights(row: Row, *, vectors: bool = False) -> int:
-    """Of one layer and one expert; norms and biases, which multiply nothing, only where they are asked for."""
+    """Of one layer and one expert; norms and biases, which multiply nothing, only on request."""
     return sum(prod(shape) for shape in row.shapes if vectors or len(shape) > 1)
 
 
