@@ -9,6 +9,7 @@ left, and a step costs nearly as much as before: that is the tail.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,8 +71,12 @@ class Engines:
         return self.costs.cache_bytes / min(self.plan.tp, self.costs.cache_parts) / self.plan.pp
 
 
-def rollout_causes(engines: Engines, asked: Asked, constants: Constants) -> dict[str, float]:
-    """Seconds until the slowest engine, which has the longest answer of all, is done; by cause."""
+@lru_cache(maxsize=4096)
+def rollout_causes(engines: Engines, asked: Asked, constants: Constants) -> Mapping[str, float]:
+    """Seconds until the slowest engine, which has the longest answer of all, is done; by cause.
+
+    Kept, for a search tries the same engines with many layouts of the trainer.
+    """
     each = asked.samples / engines.plan.replicas
     found = {"prompts": _prompts_s(engines, asked, each / asked.samples_per_prompt, constants)}
     capacity = asked.cache_bytes / engines.token_bytes

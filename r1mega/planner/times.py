@@ -7,6 +7,7 @@ was measured on a GPU.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -106,7 +107,7 @@ def tokens_per_s_per_gpu(work: Work, seconds: float) -> float:
     return work.samples.number * work.samples.mean / seconds / work.gpus
 
 
-def _times(causes: dict[str, float], number: float) -> dict[str, float]:
+def _times(causes: Mapping[str, float], number: float) -> dict[str, float]:
     return {cause: seconds * number for cause, seconds in causes.items()}
 
 
