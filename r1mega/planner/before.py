@@ -9,7 +9,7 @@ from r1mega.config import Backend, BadRun, Config
 from r1mega.parallel.plan import Plan
 from r1mega.planner.fits import search, shortages
 from r1mega.planner.run import read_run
-from r1mega.planner.show import gib
+from r1mega.planner.table import gib
 
 
 def require_fit(config: Config, plan: Plan, composed: Callable[[list[str]], Config]) -> None:

@@ -12,9 +12,13 @@ from typing import Any
 
 from r1mega.compose import compose
 from r1mega.config import BadRun
+from r1mega.planner.fastest import Seconds, fastest
 from r1mega.planner.fits import Trial, search, shortages
 from r1mega.planner.run import Run, read_run
 from r1mega.planner.show import as_json, as_text
+from r1mega.planner.show_search import search_as_json, words_of_search
+from r1mega.planner.times import Times, run_time
+from r1mega.planner.token_costs import TokenCosts, token_costs
 
 _SEARCH = "search=true"
 """A word of this command among the run's overrides: look for the fastest layout that fits."""
@@ -36,6 +40,8 @@ def main(arguments: Sequence[str], configurations: Path) -> int:
 
         write_page(asked.html, plan)
     print(json.dumps(plan, indent=2) if asked.json else as_text(plan))
+    if plan["search"] and not asked.json:
+        print("\n" + "\n".join(words_of_search(plan["search"])))
     return 0 if plan["fits"] else 2
 
 
@@ -46,12 +52,42 @@ def describe(run: Run, *, searched: bool = False) -> dict[str, Any]:
         searched: with the fastest layout that fits on as many GPUs.
     """
     memory = run.memory()
-    found = shortages(run.config, memory)
+    over = shortages(run.config, memory)
     change: Trial | None = None
     tried: list[Trial] = []
-    if found:
+    if over:
         change, tried = search(run)
-    return as_json(run, memory, found, change, tried)
+    plan = as_json(run, memory, _times(run), over, change, tried)
+    if searched:
+        plan["search"] = search_as_json(fastest(run, _seconds(run)))
+    return plan
+
+
+def _times(run: Run, costs: TokenCosts | None = None) -> Times | None:
+    """None where it is not said what GPUs there are."""
+    if run.config.cluster.gpu is None:
+        return None
+    return run_time(run.config, run.hf, run.topology, costs)
+
+
+def _seconds(run: Run) -> Seconds:
+    """What a search makes least: the mean step's time.
+
+    Raises:
+        BadRun: it is not said what GPUs there are.
+    """
+    if run.config.cluster.gpu is None:
+        raise BadRun(
+            ["cluster.gpu: was null; search=true looks for the fastest layout, so it must name a GPU"]
+        )
+    costs = token_costs(run.hf)
+
+    def seconds(tried: Run) -> float:
+        parts = run_time(tried.config, tried.hf, tried.topology, costs).parts
+        steps = sum(part.steps or 1 for part in parts)
+        return sum((part.steps or 1) * part.seconds for part in parts) / steps
+
+    return seconds
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from math import prod
 from typing import Any
 
-from r1mega.config import Config
+from r1mega.config import Config, Dtype
 from r1mega.model.family import family_of
 from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.training import BYTES, FP32
@@ -22,16 +23,21 @@ from r1mega.weights.transfer import Box
 
 def worker_weights(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> list[int]:
     """Bytes of each of an engine's workers' weights, as its loader takes them; a kernel may pad them more."""
-    rows = served(family_of(hf).weight_table(hf))
-    stages = [rows_of_stage(rows, rollout, stage) for stage in range(rollout.pp)]
-    return [size for of_stage in stages for size in _stage_weights(of_stage, hf, rollout, config)]
+    rows, heads = served(family_of(hf).weight_table(hf)), family_of(hf).shape(hf).key_value_heads
+    one = replace(rollout, replicas=1, pp=1)
+    found: list[int] = []
+    for stage in range(rollout.pp):
+        of_stage = tuple(rows_of_stage(rows, rollout, stage))
+        found += _stage_weights(of_stage, heads, one, config.precision.dtype, config.rollout.fp8_weights)
+    return found
 
 
+# A search asks for the same engines beside thousands of the trainer's layouts.
+@lru_cache
 def _stage_weights(
-    rows: Sequence[Row], hf: dict[str, Any], rollout: RolloutPlan, config: Config
-) -> list[int]:
+    rows: tuple[Row, ...], heads: int | None, rollout: RolloutPlan, dtype: Dtype, fp8: bool
+) -> tuple[int, ...]:
     """Those of the workers of one pipeline stage, which has these rows."""
-    heads, one = family_of(hf).shape(hf).key_value_heads, replace(rollout, replicas=1, pp=1)
     found = [0] * rollout.tp
     seen: set[tuple[str, ...]] = set()
     for row in rows:
@@ -39,12 +45,10 @@ def _stage_weights(
             continue  # a head that is the embedding again
         seen.add(row.hf)
         sample, copies = _sample(row, rollout)
-        width = _element_bytes(row, config)
-        for worker, boxes in enumerate(needed_on_paper([sample], one, heads)):
-            found[worker] += copies * sum(
-                _box_bytes(box, width, fp8=config.rollout.fp8_weights) for box in boxes
-            )
-    return found
+        width = _element_bytes(row, dtype)
+        for worker, boxes in enumerate(needed_on_paper([sample], rollout, heads)):
+            found[worker] += copies * sum(_box_bytes(box, width, fp8=fp8) for box in boxes)
+    return tuple(found)
 
 
 def served(table: Sequence[Row]) -> list[Row]:
@@ -76,17 +80,19 @@ def gathered_bytes(hf: dict[str, Any], config: Config) -> int:
     for row in rows:
         for layer in row.layers or ():
             of_layer[layer] = (*of_layer.get(layer, ()), row)
-    kinds = {kind: _groups(kind, config) for kind in {*of_layer.values()}}
-    norm = [row for row in rows if row.layers is None and "norm" in row.megatron]
-    others = [row for row in rows if row.layers is None and row not in norm]
-    groups = _groups(others, config)
+    sizes = config.precision.dtype, config.rollout.fp8_weights, config.handover.buffer_bytes
+    kinds = {kind: _groups(kind, *sizes) for kind in {*of_layer.values()}}
+    norm = tuple(row for row in rows if row.layers is None and "norm" in row.megatron)
+    others = tuple(row for row in rows if row.layers is None and row not in norm)
+    groups = [*_groups(others, *sizes)]
     for layer in sorted(of_layer):
-        groups = groups + kinds[of_layer[layer]]
-    groups = groups + _groups(norm, config)
+        groups += kinds[of_layer[layer]]
+    groups += _groups(norm, *sizes)
     return max(max(one[0] + two[0] + one[1], two[0] + one[1] + two[1]) for one, two in pairwise(groups))
 
 
-def _groups(rows: Sequence[Row], config: Config) -> list[tuple[int, int]]:
+@lru_cache
+def _groups(rows: tuple[Row, ...], dtype: Dtype, fp8: bool, most_bytes: int) -> tuple[tuple[int, int], ...]:
     """Of each group of a layer's tensors, or of those of none: its bytes, and those of its FP8 codes."""
     plain: dict[str, int] = {}
     quantised: dict[str, int] = {}
@@ -94,22 +100,21 @@ def _groups(rows: Sequence[Row], config: Config) -> list[tuple[int, int]]:
         for expert in range(row.experts or 1):
             for name, shape in zip(row.named({"l": 0, "e": expert}), row.shapes, strict=True):
                 box = Box(name, (0,) * len(shape), shape)
-                plain[name] = _box_bytes(box, _element_bytes(row, config), fp8=False)
-                if config.rollout.fp8_weights and is_quantised(name):
+                plain[name] = _box_bytes(box, _element_bytes(row, dtype), fp8=False)
+                if fp8 and is_quantised(name):
                     quantised[name] = _box_bytes(box, 0, fp8=True)
     in_order = sorted(plain.items(), key=lambda tensor: reading_order(tensor[0]))
-    return [
+    return tuple(
         (sum(size for _, size in group), sum(quantised.get(name, 0) for name, _ in group))
-        for group in grouped(in_order, config.handover.buffer_bytes)
-    ]
+        for group in grouped(in_order, most_bytes)
+    )
 
 
 def largest_tensor(hf: dict[str, Any], config: Config) -> int:
     """Bytes of the largest tensor that an engine is sent."""
+    dtype, fp8 = config.precision.dtype, config.rollout.fp8_weights
     return max(
-        _box_bytes(
-            Box(name, (0,) * len(shape), shape), _element_bytes(row, config), fp8=config.rollout.fp8_weights
-        )
+        _box_bytes(Box(name, (0,) * len(shape), shape), _element_bytes(row, dtype), fp8=fp8)
         for row in served(family_of(hf).weight_table(hf))
         for name, shape in zip(row.hf, row.shapes, strict=True)
     )
@@ -124,8 +129,8 @@ def _sample(row: Row, rollout: RolloutPlan) -> tuple[Row, int]:
     return replace(row, layers=row.layers if row.layers is None else row.layers[:1]), copies
 
 
-def _element_bytes(row: Row, config: Config) -> int:
-    return FP32 if row.megatron.endswith(ROUTER_BIAS) else BYTES[config.precision.dtype]
+def _element_bytes(row: Row, dtype: Dtype) -> int:
+    return FP32 if row.megatron.endswith(ROUTER_BIAS) else BYTES[dtype]
 
 
 def _box_bytes(box: Box, element_bytes: int, *, fp8: bool) -> int:

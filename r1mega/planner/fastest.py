@@ -76,15 +76,22 @@ def fastest(run: Run, seconds: Seconds) -> Found:
     if limit is not None:
         elements = elements_of(run.hf)
         training = [one for one in training if not _surely_over(one, elements, int(limit * _GIB), found)]
-    for pair in _in_order(run, training, engines, seconds):
+    hopeless: set[int] = set()
+    counted = 0
+    for number, pair in _in_order(run, training, engines, seconds):
+        if number in hopeless:
+            continue
+        counted += 1
         over = shortages(pair.run.config, pair.run.memory())
         if not over:
             found.best = pair
             break
+        if any(not of_engines(one) for one in over):
+            hopeless.add(number)
         found.over[over[0].what.split(":")[0]] += 1
         if len(found.refused) < SHOWN:
             found.refused.append((pair, over[0]))
-        if found.over.total() >= MOST_COUNTED:
+        if counted == MOST_COUNTED:
             break
     return found
 
@@ -110,7 +117,7 @@ def _training(run: Run) -> Iterator[dict[str, Any]]:
                 continue
             for etp in sorted({1, tp}) if ep > 1 else (None,):
                 yield {
-                    "parallel": degrees | {"vpp": vpp, "ep": ep, "etp": etp},
+                    "parallel": degrees | {"vpp": vpp, "ep": ep, "etp": etp, "layers_by_stage": None},
                     "train": {"recompute": recompute, "tokens_per_microbatch": row},
                 }
 
@@ -119,12 +126,16 @@ def _engines(run: Run) -> Iterator[dict[str, Any]]:
     """Every layout of the engines on their GPUs."""
     rollout, machine = run.topology.rollout, run.config.cluster.gpus_per_machine or 8
     gpus = run.topology.training.world_size if run.memory().shared else rollout.workers
+    experts = family_of(run.hf).shape(run.hf).experts
     for tp, pp in product(_divisors(machine), (1, 2, 4, 8)):
-        if gpus % (tp * pp) == 0:
+        if gpus % (tp * pp):
+            continue
+        for ep in sorted({1, tp}) if experts else (1,):
             yield {
                 "rollout": {
                     "tensor_parallel": tp,
                     "pipeline_parallel": pp,
+                    "expert_parallel": ep,
                     "replicas": gpus // (tp * pp),
                 }
             }
@@ -147,23 +158,30 @@ def _timed(run: Run, options: Iterator[dict[str, Any]], seconds: Seconds, found:
         except BadRun as error:
             found.cannot_be[re.sub(r"\d[\d,]*", "N", error.faults[0])] += 1
             continue
-        timed.append(Candidate(_overrides(option), changed, seconds(changed)))
+        timed.append(Candidate(_overrides(run, option), changed, seconds(changed)))
     return sorted(timed, key=lambda one: one.seconds)
 
 
-def _overrides(option: dict[str, Any]) -> tuple[str, ...]:
+def _overrides(run: Run, option: dict[str, Any]) -> tuple[str, ...]:
+    """As on the command line, of those keys alone in which the run is another."""
     return tuple(
-        f"{section}.{key}={'[' + ','.join(value) + ']' if isinstance(value, list) else value}"
+        f"{section}.{key}={_spoken(value)}"
         for section, values in option.items()
         for key, value in values.items()
-        if value is not None
+        if value != getattr(getattr(run.config, section), key)
     )
+
+
+def _spoken(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(value) + "]"
+    return "null" if value is None else str(value)
 
 
 def _in_order(
     run: Run, training: Sequence[Candidate], engines: Sequence[Candidate | None], seconds: Seconds
-) -> Iterator[Candidate]:
-    """Pairs of both sides, those whose times are the least together first."""
+) -> Iterator[tuple[int, Candidate]]:
+    """Pairs of both sides, those whose times are the least together first; with the trainer's place."""
 
     def together(first: int, second: int) -> float:
         engine = engines[second]
@@ -174,11 +192,17 @@ def _in_order(
     waiting, seen = [(together(0, 0), 0, 0)], {(0, 0)}
     while waiting:
         _, first, second = heappop(waiting)
-        yield _pair(training[first], engines[second], seconds)
+        yield first, _pair(training[first], engines[second], seconds)
         for one in ((first + 1, second), (first, second + 1)):
             if one[0] < len(training) and one[1] < len(engines) and one not in seen:
                 seen.add(one)
                 heappush(waiting, (together(*one), *one))
+
+
+def of_engines(lacks: Shortage) -> bool:
+    """Whether other engines might end it: it is the cache that lacks, or no more than what engines hold."""
+    held = sum(size for cause, size in lacks.causes.items() if cause.startswith("engine"))
+    return lacks.of_cache or lacks.bytes <= held
 
 
 def _pair(training: Candidate, engine: Candidate | None, seconds: Seconds) -> Candidate:

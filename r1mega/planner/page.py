@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from r1mega.planner.show import gib, layout_words, verdict
+from r1mega.planner.show import layout_words, verdict
 from r1mega.planner.show_search import words_of_search
+from r1mega.planner.show_times import time_facts
+from r1mega.planner.table import gib
 from r1mega.track.charts import stacked_bars_svg
 from r1mega.track.files import write_atomic
 from r1mega.track.page import inline, page
@@ -35,14 +37,7 @@ def _content(plan: Mapping[str, Any]) -> dict[str, Any]:
             "GiB",
             None if limit is None else limit / _GIB,
         ),
-        "times": times
-        and _bars(
-            "Time of a step, by phase",
-            "Seconds, modelled; nothing of r1mega was timed on a GPU (docs/planning_times.md).",
-            {one["phase"]: one["causes"] for one in times["phases"]},
-            "seconds",
-            None,
-        ),
+        "times": [] if times is None else [_time_bars(times, part) for part in times["parts"]],
         "verdict": "\n".join(verdict(plan)),
         "searched": "\n".join(words_of_search(plan["search"])) if plan["search"] else "",
         "words": [*layout_words(plan), *plan["batch"]],
@@ -58,7 +53,19 @@ def _facts(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("ranks that train", f"{plan['layout']['ranks']:,}"),
         ("what is counted", "fits" if plan["fits"] else "does not fit"),
     ]
-    return facts if times is None else facts + [(name, value) for name, value in times["facts"].items()]
+    return facts if times is None else [*facts, *time_facts(times).items()]
+
+
+def _time_bars(times: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    steps = f"{part['steps']:,} of them; " if part["steps"] is not None else ""
+    return _bars(
+        f"Time of a {times['step']}, by phase",
+        f"Seconds; {steps}{part['tokens_per_s_per_gpu']:,.1f} tokens/s/GPU. Modelled, and not measured on"
+        " GPU: docs/planning_times.md has the model's errors.",
+        {one["phase"]: one["causes"] for one in part["phases"]},
+        "seconds",
+        None,
+    )
 
 
 def _bars(

@@ -74,7 +74,7 @@ class Memory:
     @cached_property
     def phases(self) -> list[Phase]:
         """All phases of the run, in their order."""
-        found = [self._worst(name) for name in self._extras(0)]
+        found = [self._worst(name) for name in self._extras[0]]
         if self.generates and not self.shared:
             found.append(self._apart())
         return found
@@ -124,9 +124,12 @@ class Memory:
         mark = UNVALIDATED if self.on_gpus else ""
         return {f"activations{mark}: {cause}": size for cause, size in causes.items()}
 
-    def _extras(self, rank: int) -> dict[str, Causes]:
-        """By phase, what the rank holds besides."""
-        number = self.trainer.places[rank][0]
+    @cached_property
+    def _extras(self) -> list[dict[str, Causes]]:
+        """By pipeline rank and phase, what its ranks hold besides."""
+        return [self._extras_of(number) for number in range(self.plan.pp)]
+
+    def _extras_of(self, number: int) -> dict[str, Causes]:
         stage = self.trainer.stages[number]
         snapshot = stage.snapshot_bytes
         phases: dict[str, Causes] = {}
@@ -193,17 +196,12 @@ class Memory:
         return {rank: sum(self.resident(rank).values()) for rank in self._ranks}
 
     def _worst(self, phase: str) -> Phase:
-        extras = [self._extras(rank)[phase] for rank in self._firsts]
+        extras = [of_stage[phase] for of_stage in self._extras]
         more = [sum(causes.values()) for causes in extras]
         stage_of = self.trainer.places
         worst = max(self._ranks, key=lambda rank: self._resident_bytes[rank] + more[stage_of[rank][0]])
         causes = self.resident(worst) | extras[stage_of[worst][0]]
         return Phase(phase, f"rank {worst}", {cause: size for cause, size in causes.items() if size})
-
-    @cached_property
-    def _firsts(self) -> range:
-        """The first rank of each pipeline stage."""
-        return range(0, self.plan.world_size, self.plan.world_size // self.plan.pp)
 
 
 def state_bytes(trainer: Trainer, parameters: int, biases: int, has_reference: bool) -> int:

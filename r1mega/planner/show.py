@@ -10,6 +10,9 @@ from r1mega.planner.batch import words
 from r1mega.planner.fits import Shortage, Trial
 from r1mega.planner.phases import Memory, staged_by_rank, state_bytes
 from r1mega.planner.run import Run
+from r1mega.planner.show_times import time_words, times_as_json
+from r1mega.planner.table import columns, gib
+from r1mega.planner.times import Times
 from r1mega.planner.weights import model_biases, model_parameters
 
 NOT_MODELLED = (
@@ -22,9 +25,14 @@ NOT_MODELLED = (
 
 
 def as_json(
-    run: Run, memory: Memory, found: Sequence[Shortage], change: Trial | None, tried: Sequence[Trial]
+    run: Run,
+    memory: Memory,
+    times: Times | None,
+    found: Sequence[Shortage],
+    change: Trial | None,
+    tried: Sequence[Trial],
 ) -> dict[str, Any]:
-    """All that is known of the plan; sizes are bytes."""
+    """All that is known of the plan; sizes are bytes, times seconds."""
     config = run.config
     limit = config.cluster.gpu_memory_gib
     parameters, draft = model_parameters(run.hf)
@@ -41,7 +49,7 @@ def as_json(
             {"phase": one.name, "worst": one.who, "bytes": one.bytes, "causes": one.causes}
             for one in memory.phases
         ],
-        "times": None,
+        "times": None if times is None else times_as_json(times),
         "search": None,
         "not_modelled": list(NOT_MODELLED),
         "checkpoint": _checkpoint(run, memory) if memory.optimizes else None,
@@ -76,8 +84,9 @@ def as_text(plan: Mapping[str, Any]) -> str:
         *(f"  {what}" for what in plan["not_modelled"]),
         *_checkpoint_words(plan),
     ]
-    told = verdict(plan)
-    return "\n".join(lines + (["", *told] if told else []))
+    for told in (time_words(plan["times"]) if plan["times"] else [], verdict(plan)):
+        lines += ["", *told] if told else []
+    return "\n".join(lines)
 
 
 def layout_words(plan: Mapping[str, Any]) -> list[str]:
@@ -113,18 +122,6 @@ def _table(plan: Mapping[str, Any]) -> list[str]:
         rows.append(["left for the rest", *(gib(limit - phase["bytes"]) for phase in phases)])
     names = [f"{number}  {phase['phase']}: {phase['worst']}" for number, phase in enumerate(phases, 1)]
     return [f"  {line}".rstrip() for line in [*names, "", *columns(rows)]]
-
-
-def columns(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of cells as lines: the first cell to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
 
 
 def _checkpoint(run: Run, memory: Memory) -> dict[str, Any]:
@@ -192,8 +189,3 @@ def _over(shortages: Sequence[dict[str, Any]]) -> list[str]:
 
 _SHOWN = 1024**3 // 200
 """What is shown as 0.00 GiB is not named."""
-
-
-def gib(size: int) -> str:
-    """Bytes as GiB."""
-    return f"{size / 1024**3:,.2f}"

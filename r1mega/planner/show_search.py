@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from r1mega.planner.fastest import Candidate, Found
-from r1mega.planner.show import columns, gib
+from r1mega.planner.table import columns, gib
 
 
 def search_as_json(found: Found) -> dict[str, Any]:
