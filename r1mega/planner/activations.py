@@ -159,16 +159,12 @@ def sizes(hf: dict[str, Any], plan: Plan, row: RowSize, dtype: Dtype, routed: in
     )
 
 
-def norm(z: Sizes, what: str, tokens: int, size: int, freed_by: tuple[str, ...] = ()) -> list[Kept]:
-    """An RMS norm; what it gives is a row of whoever takes it.
-
-    Args:
-        freed_by: where the norm itself is computed again; what goes into it is kept.
-    """
+def norm(z: Sizes, what: str, tokens: int, size: int) -> list[Kept]:
+    """An RMS norm; what it gives is a row of whoever takes it."""
     return [
         Kept("norms", f"{what}, before its norm", tokens * size, z.w),
-        Kept("norms", f"{what}, 1 / its size", tokens, FP32, freed_by),
-        Kept("norms", f"{what}, normalised", tokens * size, z.w, freed_by, Layers.torch),
+        Kept("norms", f"{what}, 1 / its size", tokens, FP32),
+        Kept("norms", f"{what}, normalised", tokens * size, z.w, (), Layers.torch),
     ]
 
 
@@ -341,6 +337,8 @@ def draft(z: Sizes, layer: Sequence[Kept], *, full: bool) -> list[Kept]:
         *norm(z, "next token's embedding", z.S, z.H),
         *norm(z, "hidden state", z.S, z.H)[1:],  # kept as the output of the norm before
         Kept(cause, "both, side by side", z.S * 2 * z.H, z.w),
+        # Its layer's input is a view of all tensor-parallel ranks' tokens.
+        Kept(cause, "other ranks' tokens", (z.T - z.S) * z.H, z.w),
         *layer,
         *norm(z, "last hidden state", z.S, z.H),
     ]

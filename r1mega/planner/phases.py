@@ -126,8 +126,8 @@ class Memory:
 
     @cached_property
     def _extras(self) -> list[dict[str, Causes]]:
-        """By pipeline rank and phase, what its ranks hold besides."""
-        return [self._extras_of(number) for number in range(self.plan.pp)]
+        """By pipeline rank and phase, what each of its ranks holds besides."""
+        return [self._extras_of(stage) for stage in range(self.plan.pp)]
 
     def _extras_of(self, number: int) -> dict[str, Causes]:
         stage = self.trainer.stages[number]

@@ -41,7 +41,10 @@ LAYOUTS: dict[int, list[dict[str, int]]] = {
 KINDS = ("deepseek_v3", "llama", "deepseek_v3", "qwen3_moe", "qwen3", "deepseek_v3", "qwen2")
 CASES_A_LAYOUT = {1: 12, 2: 4, 4: 3}
 LATENT = ("core_attn", "mla_up_proj", "mlp", "moe", "shared_experts")
-LIMIT = 0.05
+LIMIT = 0.01
+"""Of a forward pass; the bar is 5 %."""
+IN_FLIGHT_LIMIT = 0.05
+"""Of all of them together: no two are routed alike."""
 
 Case = tuple[dict[str, Any], list[str], int]
 """A model's HF fields, what is computed again, and the seed of its texts."""
@@ -314,4 +317,4 @@ def test_in_flight_are_as_many_as_megatrons_schedule_keeps(measured: Any) -> Non
             stage = plan.coordinates(rank)["pp"]
             counts = in_flight(plan, stage, found["microbatches"], said)
             most = sum(count * size for count, size in zip(counts, said, strict=True))
-            assert most == pytest.approx(found["most"], rel=LIMIT), (degrees, case, rank, counts)
+            assert most == pytest.approx(found["most"], rel=IN_FLIGHT_LIMIT), (degrees, case, rank, counts)
