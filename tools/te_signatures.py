@@ -26,8 +26,13 @@ from typing import Any
 from packaging.version import Version
 
 ROOT = "transformer_engine"
-USERS = ("extensions/transformer_engine.py", "fp8_utils.py", "transformer/moe/experts.py")
-"""Megatron's modules through which our specs reach Transformer Engine."""
+EXTENSION = "extensions/transformer_engine.py"
+"""Megatron's module that the others have Transformer Engine's layers from."""
+ELSEWHERE = (
+    *("distributed/fsdp", "inference", "models", "post_training", "ssm"),
+    "tensor_parallel/generalized_tensor_parallelism.py",
+)
+"""Where Megatron uses it for what our models and runs do not have."""
 
 Uses = dict[str, list[str]]
 """By dotted name, the keywords that are passed; `name()` is the same of its `forward`."""
@@ -62,8 +67,8 @@ def uses(tree: Path, engine: Version) -> Uses:
     """
     found: dict[str, set[str]] = defaultdict(set)
     handed_on: dict[str, set[str]] = {}
-    for user in USERS:
-        reader = _Reader(ast.parse((tree / user).read_text()), engine, handed_on)
+    for text in _users(tree):
+        reader = _Reader(ast.parse(text), engine, handed_on)
         for name, keywords in reader.read():
             found[name] |= keywords
         handed_on = handed_on or reader.names
@@ -72,6 +77,15 @@ def uses(tree: Path, engine: Version) -> Uses:
     attention = f"{ROOT}.pytorch.DotProductAttention()"
     found[attention] |= fields - found.pop("discarded", set())
     return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def _users(tree: Path) -> Iterator[str]:
+    """The modules that name Transformer Engine; first that which hands it on to the others."""
+    yield (tree / EXTENSION).read_text()
+    for file in sorted(tree.rglob("*.py")):
+        place = file.relative_to(tree).as_posix()
+        if place != EXTENSION and not place.startswith(ELSEWHERE) and ROOT in (text := file.read_text()):
+            yield text
 
 
 class _Reader(ast.NodeVisitor):
@@ -130,9 +144,14 @@ class _Reader(ast.NodeVisitor):
     def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         before, self.extra = self.extra, set()
         names, self.names = self.names, {name: set(meant) for name, meant in self.names.items()}
-        for statement in node.body:
-            self.visit(statement)
+        self.generic_visit(node)
         self.extra, self.names = before, names
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        meant = self._meant(node)
+        self.found += [(name, set()) for name in meant]
+        if not meant:
+            self.visit(node.value)
 
     def visit_Assign(self, node: ast.Assign) -> None:
         for target in node.targets:
@@ -155,7 +174,7 @@ class _Reader(ast.NodeVisitor):
             self.visit(inner)
         if any(keyword.arg is None and _calls_extra(keyword.value) for keyword in node.keywords):
             keywords |= {"params_dtype", "device"}
-        if isinstance(called, ast.Attribute) and called.attr == "discard":
+        if _is_discard(called):
             self.found.append(("discarded", {str(ast.literal_eval(node.args[0]))}))
         elif self.base is not None and _is_of_super(called, "__init__"):
             self.found.append((self.base, keywords))
@@ -171,6 +190,11 @@ class _Reader(ast.NodeVisitor):
         if isinstance(node, ast.Attribute):
             return {f"{meant}.{node.attr}" for meant in self._meant(node.value)}
         return set()
+
+
+def _is_discard(called: ast.expr) -> bool:
+    """Of what a packed row says and Transformer Engine's attention is not told."""
+    return ast.unparse(called) == "self.kept_packed_seq_params.discard"
 
 
 def _calls_extra(node: ast.expr) -> bool:
@@ -289,7 +313,10 @@ class Tree:
         package = module.relative_to(self.folder.parent).with_suffix("").parts
         above = package[: len(package) - node.level] if node.level else ()
         dotted = [*above, *(node.module.split(".") if node.module else []), name, *deeper]
-        return self._find(".".join(dotted)) if dotted[0] == self.folder.name else None
+        if dotted[0] == self.folder.name:
+            return self._find(".".join(dotted))
+        # What comes compiled is there, and what it takes is not known.
+        return (module, node) if any(item.name == name for item in node.names) else None
 
 
 def _defines(node: ast.AST, name: str) -> bool:

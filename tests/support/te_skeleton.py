@@ -14,6 +14,7 @@ import json
 import sys
 import types
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,19 @@ def _module(name: str) -> types.ModuleType:
 
 def _put(name: str, signature: dict[str, Any]) -> None:
     above, _, last = name.rpartition(".")
-    if above in sys.modules or not above.split(".")[-1][0].isupper():
-        owner: Any = _module(above)
-    else:  # a member of a class, such as a number format
-        owner = getattr(_module(above.rpartition(".")[0]), above.rpartition(".")[2])
+    if above.rpartition(".")[2][0].isupper():  # a member of a class, such as a number format
+        _put(above, {"parameters": [], "ignores_unknown": False})
+        owner: Any = getattr(_module(above.rpartition(".")[0]), above.rpartition(".")[2])
+    else:
+        owner = _module(above)
     if not hasattr(owner, last):
         setattr(owner, last, _class(last, signature) if last[0].isupper() else _function(last))
 
 
 def _function(name: str) -> Callable[..., Any]:
+    if name == "get_cpu_offload_context":  # Megatron asks for it while it builds
+        return lambda *arguments, **named: (nullcontext(), None)
+
     def unable(*arguments: Any, **named: Any) -> Any:
         raise NotImplementedError(f"{name} computes on a GPU alone")
 
@@ -73,19 +78,23 @@ def _class(name: str, signature: dict[str, Any]) -> type:
         known = {key: value for key, value in named.items() if key in bound.parameters or not lenient}
         given = bound.bind(*arguments, **known)
         given.apply_defaults()
+        if "save_original_input" in given.arguments:
+            self.save_original_input = given.arguments["save_original_input"]
         _REGISTER.get(name, lambda module, its: None)(self, given.arguments)
 
     return type(name, (torch.nn.Module,), {"__init__": __init__})
 
 
 def _signature(parameters: list[list[str]]) -> inspect.Signature:
-    """Those without a default first; the same name twice is a class's and its base's."""
+    """Those without a default first; of a name that a class and its base have, the class's."""
     made: dict[str, inspect.Parameter] = {}
-    for name, kind, default in sorted(parameters, key=lambda one: one[2] is not None):
+    for name, kind, default in parameters:
         how = inspect.Parameter.KEYWORD_ONLY if kind == "keyword" else inspect.Parameter.POSITIONAL_OR_KEYWORD
         value = inspect.Parameter.empty if default is None else _value(default)
         made.setdefault(name, inspect.Parameter(name, how, default=value))
-    return inspect.Signature(sorted(made.values(), key=lambda one: one.kind))
+    return inspect.Signature(
+        sorted(made.values(), key=lambda one: (one.kind, one.default is not inspect.Parameter.empty))
+    )
 
 
 def _value(default: str) -> Any:
