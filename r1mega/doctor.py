@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from r1mega.model import extras
 from r1mega.rewards.sandbox import isolation
 
 _PACKAGES = (
@@ -56,6 +57,7 @@ def examine() -> dict[str, Any]:
     found = {
         "machine": _machine(),
         "packages": packages,
+        "extras": extras.installed(),
         "gpus": _gpus(),
         "slurm": _said("sinfo", "--version") or None,
         "sandbox": {"holds": not faults, "faults": list(faults)},
@@ -116,6 +118,11 @@ def _as_text(found: dict[str, Any]) -> str:
         *(f"            {fault}" for fault in sandbox["faults"]),
         "packages",
         *(f"  {name:20} {number or '-'}" for name, number in found["packages"].items()),
+        "extras, which no run needs",
+        *(
+            f"  {name:20} {found['extras'][name] or '-':10} {what}"
+            for name, (_, what) in extras.EXTRAS.items()
+        ),
         "missing, and what that disables" if found["disabled"] else "nothing is missing",
         *(f"  {name:20} {what}" for name, what in found["disabled"].items()),
     ]

@@ -28,10 +28,10 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
-from r1mega.config import FULL_RECOMPUTE, Config, OptimizerConfig
+from r1mega.config import FULL_RECOMPUTE, Backend, Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.guard import Guard
-from r1mega.model import precision, spec
+from r1mega.model import extras, precision, spec
 from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
 from r1mega.model.scalar import HEAD, is_scalar
@@ -468,6 +468,7 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
         "deterministic_mode": True,
         **_recompute_fields(config.train.recompute),
         **precision.megatron_fields(config.precision, shape.experts > 0),
+        **extras.dispatch_fields(plan, on_gpu=config.cluster.backend is Backend.cuda),
     }
 
 

@@ -12,6 +12,7 @@ import warnings
 
 from r1mega import stopping, watch
 from r1mega.config import Backend, BadRun, Config, Fp8
+from r1mega.model import extras
 from r1mega.model.precision import machine_fault
 from r1mega.parallel.plan import Plan
 
@@ -57,6 +58,8 @@ def _take_part(config: Config, plan: Plan) -> int:
     from r1mega.weights.proof import HandoverError
     from r1mega.weights.whole import FolderError
 
+    if config.cluster.backend is Backend.cuda:
+        _say(extras.banner())
     try:
         _refuse_without_fp8(config)
         importlib.import_module(f"r1mega.stages.{config.stage.value}").run(config, plan)

@@ -75,7 +75,7 @@ def uses(tree: Path, engine: Version) -> Uses:
     packed = ast.parse((tree / "packed_seq_params.py").read_text())
     fields = {name for name, _, _ in _fields(_named(packed, "PackedSeqParams"))}
     attention = f"{ROOT}.pytorch.DotProductAttention()"
-    found[attention] |= fields - found.pop("discarded", set())
+    found[attention] |= {str(name) for name in fields} - found.pop("discarded", set())
     return {name: sorted(found[name]) for name in sorted(found)}
 
 
@@ -285,10 +285,14 @@ class Tree:
             if (folder / part).is_dir():
                 folder = folder / part
             elif (module := folder / f"{part}.py").is_file():
-                return self._in(module, *parts[depth + 1 :]) if parts[depth + 1 :] else (module, ast.Module())
+                return (
+                    self._in(module, *parts[depth + 1 :])
+                    if parts[depth + 1 :]
+                    else (module, ast.Module([], []))
+                )
             else:
                 return self._in(folder / "__init__.py", *parts[depth:])
-        return folder / "__init__.py", ast.Module()
+        return folder / "__init__.py", ast.Module([], [])
 
     def _in(self, module: Path, name: str, *deeper: str) -> tuple[Path, ast.AST] | None:
         """A name of a module or what it imports under that name; then, of a class, a member."""

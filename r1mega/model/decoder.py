@@ -177,8 +177,6 @@ def decoder_config(hf: dict[str, Any]) -> dict[str, Any]:
         "add_bias_linear": False,
         "hidden_dropout": 0.0,
         "attention_dropout": 0.0,
-        # The one that takes rows of unequal length; Megatron asks it of dense models too.
-        "moe_token_dispatcher_type": "alltoall",
     }
 
 

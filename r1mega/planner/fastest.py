@@ -2,8 +2,8 @@
 
 Layouts of training and of the engines are put in order, each by the time of a step with the other side as
 given. Pairs are then taken in order of the two times together, and the first that fits is the answer: only
-of pairs that are faster is the memory counted. A training layout whose mean over ranks is above a GPU's
-memory already is not counted at all, for its worst rank cannot hold less.
+of pairs that are faster is the memory counted. A training layout under which ranks hold too much in
+the mean is not counted at all, for its worst rank cannot hold less.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import product
 from math import prod
 from typing import Any
 
-from r1mega.config import GENERATING, BadRun, Config
+from r1mega.config import GENERATING, BadRun, Config, Stage
 from r1mega.model.family import family_of
 from r1mega.parallel.plan import Plan
 from r1mega.planner.fits import Shortage, shortages
@@ -214,9 +214,9 @@ def _pair(training: Candidate, engine: Candidate | None, seconds: Seconds) -> Ca
 
 
 def _surely_over(one: Candidate, elements: Elements, limit: int, found: Found) -> bool:
-    if mean_resident_bytes(elements, one.run.topology.training, one.run.config) <= limit:
+    if least_bytes(elements, one.run.topology.training, one.run.config) <= limit:
         return False
-    found.over["weights, gradients and optimizer, in the mean over ranks"] += 1
+    found.over["save, in the mean over ranks"] += 1
     return True
 
 
@@ -239,12 +239,21 @@ def elements_of(hf: Fields) -> Elements:
     return found
 
 
-def mean_resident_bytes(elements: Elements, plan: Plan, config: Config) -> float:
-    """What a rank holds, in the mean over all, of weights, gradients and optimizer, without any padding."""
-    dense = elements[False, True] / plan.tp + elements[False, False]
-    experts = (elements[True, True] / plan.etp + elements[True, False]) / plan.ep
+def least_bytes(elements: Elements, plan: Plan, config: Config) -> float:
+    """What the rank that holds most cannot hold less than while a state is saved: the mean over all ranks.
+
+    Weights, gradients, optimizer, the reference, and the largest bucket gathered; without any padding.
+    """
+    dense = (elements[False, True] / plan.tp + elements[False, False]) / plan.pp
+    experts = (elements[True, True] / plan.etp + elements[True, False]) / plan.ep / plan.pp
     width = BYTES[config.precision.dtype]
-    owned = (MOMENTS + (width < FP32)) * FP32 if config.stage in OPTIMIZING else 0
-    each = width + FP32
-    total = dense * (each + owned / (plan.cp * plan.dp)) + experts * (each + owned / plan.expert_dp)
-    return total / plan.pp
+    optimizes = config.stage in OPTIMIZING
+    has_reference = config.stage is Stage.grpo and config.grpo.kl_coefficient > 0
+    owned = (MOMENTS + (width < FP32)) * FP32 if optimizes else 0
+    each = width * (1 + has_reference) + FP32
+    gathered = 2 * FP32 * max(dense, experts) / plan.vpp if optimizes else 0
+    return (
+        gathered
+        + dense * (each + owned / (plan.cp * plan.dp))
+        + experts * (each + owned / plan.expert_dp)
+    )
