@@ -463,6 +463,7 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
         "variable_seq_lengths": True,
         "moe_router_bias_update_rate": config.model.expert_bias_update_rate,
         "moe_grouped_gemm": spec.HAVE_TRANSFORMER_ENGINE,
+        "transformer_impl": "transformer_engine" if spec.HAVE_TRANSFORMER_ENGINE else "local",
         "use_cpu_initialization": True,
         "gradient_accumulation_fusion": False,
         "deterministic_mode": True,
