@@ -18,11 +18,20 @@ from support.ranks import free_ports, layout, run_ranks
 from support.replay import replay, routing
 
 # Two ranks show each axis on every model; more of them show axes together, on what has the most to split.
-LAYOUTS: dict[int, dict[str, dict[str, int]]] = {
+LAYOUTS: dict[int, dict[str, dict[str, Any]]] = {
     2: {
         "tp2": {"tp": 2},
         "pp2": {"pp": 2},
         "pp2 x vpp2": {"pp": 2, "vpp": 2},
+        "pp2, uneven": {"pp": 2, "layers_by_stage": (3, 1)},
+        "pp2, uneven, the draft layer beside most": {"pp": 2, "layers_by_stage": (1, 4)},
+        "pp2, the head alone": {"pp": 2, "layers_by_stage": (4, 0)},
+        "pp2, the draft layer and the head alone": {"pp": 2, "layers_by_stage": (5, 0)},
+        "pp2 x vpp2, the embedding, and the draft layer and the head, alone": {
+            "pp": 2,
+            "vpp": 2,
+            "layers_by_stage": (0, 2, 3, 0),
+        },
         "cp2": {"cp": 2},
         "ep2": {"ep": 2},
         "tp2 x ep2, experts over the tensor-parallel ranks": {"tp": 2, "ep": 2},
@@ -137,7 +146,7 @@ def record(plan: Any, name: str, fields: dict[str, Any], folder: Path) -> dict[s
 
 
 def replay_layouts(
-    ports: list[int], layouts: dict[str, dict[str, int]], recorded: dict[str, Any]
+    ports: list[int], layouts: dict[str, dict[str, Any]], recorded: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """On every rank: what each layout makes of each recording."""
     found = {}
@@ -191,9 +200,10 @@ def minus(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     return {name: a[name].astype(np.float64) - b[name] for name in a}
 
 
-def fits(ranks: int, degrees: dict[str, int], model: str) -> bool:
+def fits(ranks: int, degrees: dict[str, Any], model: str) -> bool:
     """Whether the model is replayed so; a dense one has no experts to deal out or to split."""
-    return (
+    layers = 5 if model == "draft" else 4
+    return sum(degrees.get("layers_by_stage", (layers,))) == layers and (
         model in ("groups", "draft")
         if ranks > 2
         else model in SPARSE or degrees.keys().isdisjoint({"ep", "etp"})

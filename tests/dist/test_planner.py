@@ -13,12 +13,14 @@ import pytest
 from support.models import random_dense_fields, random_fields
 from support.ranks import free_ports, layout, plan_of, run_ranks
 
-LAYOUTS: dict[int, list[dict[str, int]]] = {
+LAYOUTS: dict[int, list[dict[str, Any]]] = {
     1: [{}],
     2: [
         {"tp": 2},
         {"pp": 2},
         {"pp": 2, "vpp": 2},
+        {"pp": 2, "layers_by_stage": (4, 0)},
+        {"pp": 2, "vpp": 2, "layers_by_stage": (0, 1, 4, 0)},
         {"cp": 2},
         {"ep": 2},
         {"tp": 2, "ep": 2},
@@ -40,7 +42,7 @@ KINDS = ("deepseek_v3", "qwen2", "qwen3", "qwen3_moe", "llama")
 MODELS_A_LAYOUT = 3
 
 
-def cases() -> dict[int, list[tuple[dict[str, int], list[tuple[dict[str, Any], str]]]]]:
+def cases() -> dict[int, list[tuple[dict[str, Any], list[tuple[dict[str, Any], str]]]]]:
     """By number of ranks: each layout with its models; every family in turn, a scalar head now and then."""
     draw = random.Random(5)
     number = 0
@@ -57,14 +59,15 @@ def cases() -> dict[int, list[tuple[dict[str, int], list[tuple[dict[str, Any], s
     return found
 
 
-def model(draw: random.Random, kind: str, degrees: dict[str, int]) -> dict[str, Any]:
+def model(draw: random.Random, kind: str, degrees: dict[str, Any]) -> dict[str, Any]:
     """A random model of a family, which the layout can divide."""
     from r1mega.model.family import family_of, with_scalar_head
     from r1mega.parallel.plan import faults_for
 
     least = degrees.get("pp", 1) * degrees.get("vpp", 1)
+    drawn = draw.randint(max(2, least), least + 3)
     fixed: dict[str, Any] = {
-        "num_hidden_layers": draw.randint(max(2, least), least + 3),
+        "num_hidden_layers": sum(degrees.get("layers_by_stage", (drawn,))),
         "divisible_by": degrees.get("tp", 1),
     }
     fields = (
@@ -87,9 +90,10 @@ def build(ports: list[int], layouts: list[Any]) -> list[list[dict[str, int]]]:
 
 def measure(fields: dict[str, Any], dtype: str, plan: Any) -> dict[str, int]:
     """What a real policy holds on this rank, in bytes but for `parameters`."""
-    from r1mega.checkpoint import background, sharded
+    from r1mega.checkpoint import sharded
     from r1mega.config import Config, Dtype, OptimizerConfig, PrecisionConfig, Stage
     from r1mega.policy import Policy
+    from r1mega.weights.megatron_write import local_bytes
 
     config = Config(stage=Stage.grpo, name="test", precision=PrecisionConfig(dtype=Dtype(dtype)))
     policy = Policy(config, fields, plan, fresh=False)
@@ -123,7 +127,7 @@ def measure(fields: dict[str, Any], dtype: str, plan: Any) -> dict[str, int]:
         "routers": size(routers),
         "snapshot": size(reference),
         "drafts": size(drafts),
-        "written": background.local_bytes(state),
+        "written": local_bytes(state),
         "gathered": 12 * sum(buffer.numel_unpadded for buffer in buffers),
         "frozen": size([p for chunk in frozen.chunks for p in chunk.module.parameters()] + routers),
     }
@@ -133,7 +137,7 @@ def size(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def on_paper(fields: dict[str, Any], dtype: str, degrees: dict[str, int]) -> list[dict[str, int]]:
+def on_paper(fields: dict[str, Any], dtype: str, degrees: dict[str, Any]) -> list[dict[str, int]]:
     """The same of each rank, as the planner counts it."""
     from r1mega.config import Dtype
     from r1mega.planner.phases import staged_bytes, written_bytes

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ LAYOUTS: dict[int, dict[str, dict[str, int]]] = {
         "tp2": {"tp": 2},
         "pp2": {"pp": 2},
         "pp2 x vpp2": {"pp": 2, "vpp": 2},
+        "pp2, uneven": {"pp": 2},
         "ep2": {"ep": 2},
         "dp2": {"dp": 2},
     },
@@ -171,18 +173,24 @@ def travel(ports: list[int], layouts: dict[str, dict[str, int]], folder: Path) -
     for port, (name, degrees) in zip(ports, layouts.items(), strict=True):
         with layout(port, **degrees) as plan:
             for model in models_of(name):
-                policy = new_policy(MODELS[model], plan)
+                policy = new_policy(MODELS[model], staged(plan, name, MODELS[model]))
                 found[f"fresh {model} {name}"] = fresh_weights(policy)
                 policy.load(folder / model)
                 policy.export(folder / f"{model} {name}", file_bytes=100_000)
                 if model == LENT:
                     found[f"lent {name}"] = lend(policy)
                     found[name] = {fault: refuse(policy, folder / fault) for fault in FAULTS}
-            policy = new_policy(FP8_FIELDS, plan)
+            policy = new_policy(FP8_FIELDS, staged(plan, name, FP8_FIELDS))
             policy.load(folder / "fp8")
             policy.export(folder / f"numbers {name}")
             policy.export(folder / f"codes {name}", fp8_blocks=True)
     return found
+
+
+def staged(plan: Any, name: str, fields: dict[str, Any]) -> Any:
+    """The layout for a model; uneven, all decoder layers are on the first stage, the rest on the last."""
+    layers = (fields["num_hidden_layers"], 0)
+    return replace(plan, layers_by_stage=layers) if name.endswith("uneven") else plan
 
 
 def fresh_weights(policy: Any) -> dict[str, int]:

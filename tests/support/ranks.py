@@ -127,8 +127,8 @@ def free_ports(count: int) -> list[int]:
     return found
 
 
-def plan_of(**degrees: int) -> Any:
-    """The plan of these degrees; those not given are 1, etp and dp what follows from the others."""
+def plan_of(**degrees: Any) -> Any:
+    """The plan of these degrees; those not given are 1, etp and dp what follows from the others, layers spread."""
     from r1mega.parallel.plan import make_plan
 
     defaults = {"tp": 1, "pp": 1, "vpp": 1, "ep": 1, "cp": 1, "etp": None, "dp": None}
@@ -138,7 +138,7 @@ def plan_of(**degrees: int) -> Any:
 
 
 @contextmanager
-def layout(port: int, **degrees: int) -> Iterator[Any]:
+def layout(port: int, **degrees: Any) -> Iterator[Any]:
     """On every rank: Megatron's groups of these degrees, closed again after; see `open_layout`."""
     from r1mega.parallel.groups import close_groups
 
@@ -146,7 +146,7 @@ def layout(port: int, **degrees: int) -> Iterator[Any]:
     close_groups()
 
 
-def open_layout(port: int, **degrees: int) -> Any:
+def open_layout(port: int, **degrees: Any) -> Any:
     """Open Megatron's groups of these degrees, on every rank; returns the plan.
 
     Args:

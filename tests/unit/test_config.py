@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields, is_dataclass
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from r1mega.__main__ import configurations
-from r1mega.checks import check, topology
+from r1mega.checks import check, model_fields, start_faults, topology
 from r1mega.compose import compose, to_yaml
 from r1mega.config import Backend, BadRun, Config, Stage
 from r1mega.stages import pipeline
@@ -62,7 +63,9 @@ def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: 
         with pytest.raises(BadRun) as error:
             check(config, ranks=None)
         brought = ("model.init_from", "data/", "runs/", "sft.", "reward", "reject.")
-        assert [fault for fault in error.value.faults if not fault.startswith(brought)] == []
+        assert [fault for fault in error.value.faults if not fault.startswith(brought)] == start_faults(
+            config
+        )
     elif config.stage is Stage.evaluate and config.model.init_from is None:
         with pytest.raises(BadRun, match=r"model\.init_from: was null; must be the folder"):
             check(config, ranks=None)
@@ -73,6 +76,49 @@ def test_every_run_composes_and_is_sound(run: str, tmp_path: Path, monkeypatch: 
         assert config.parallel.dp == 2
     else:
         assert check(config, ranks=None).world_size == 2
+
+
+def test_of_all_runs_only_the_671bs_that_generate_are_planned_and_not_started() -> None:
+    refused = {run for run in RUNS if start_faults(compose(CONF, [f"run={run}"]))}
+    assert refused == {"r1_zero", "r1_zero_671b", "r1_reasoning_rl", "r1_reject", "r1_all_scenario_rl"}
+    [fault] = start_faults(compose(CONF, ["run=r1_zero"]))
+    assert fault.startswith("rollout.pipeline_parallel: was 4; this version starts engines of one stage")
+
+
+def test_a_clusters_machines_say_how_many_ranks_there_will_be() -> None:
+    gpus = ("cluster=h100_16", "precision=bf16")
+    assert topology(composed(*gpus, "parallel=tp2"), ranks=None).training.dp == 8
+    assert topology(composed(*gpus, "parallel=tp2"), ranks=4).training.dp == 2
+    apart = topology(composed(*gpus, "rollout.placement=apart", "rollout.replicas=4"), ranks=None)
+    assert (apart.training.world_size, apart.rollout.workers) == (12, 4)
+    assert "parallel: tp 3 x pp 1 x cp 1 = 3 does not divide the run's 16 ranks" in faults(
+        *gpus, "parallel.tp=3"
+    )
+
+
+def a_folder(path: Path, **fields: object) -> str:
+    """An HF folder as far as it is looked at, of the demo's model with these fields."""
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(composed().model.hf | fields))
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (path / name).write_text("{}")
+    return f"model.init_from={path}"
+
+
+def test_a_run_may_give_a_model_more_positions_than_it_has(tmp_path: Path) -> None:
+    longer = ("rollout.max_context_tokens=512", "train.tokens_per_microbatch=8192")
+    start = ("run=cpu_zero", a_folder(tmp_path / "base", max_position_embeddings=256), "pretrain.updates=1")
+    [fault] = faults(*start, *longer)
+    assert fault.startswith("rollout.max_context_tokens: was 512;")
+    assert fault.endswith("= 256 must hold it, or model.max_position_embeddings raise it")
+    config = composed(*start, *longer, "model.max_position_embeddings=1024")
+    check(config, ranks=None)
+    hf, _ = model_fields(config)
+    assert hf == config.model.hf | {"max_position_embeddings": 1024}
+    [fault] = faults(*start, "model.max_position_embeddings=128")
+    assert "was 128; must be at least the 256 of" in fault
+    [fault] = faults("model.max_position_embeddings=1024")
+    assert "without model.init_from it must be null, and model.hf.max_position_embeddings given" in fault
 
 
 @pytest.mark.parametrize("layout", ["single", "tp2", "pp2", "ep2"])
