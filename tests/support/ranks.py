@@ -128,7 +128,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def plan_of(**degrees: Any) -> Any:
-    """The plan of these degrees; those not given are 1, etp and dp what follows from the others, layers spread."""
+    """The plan of these degrees; those not given are 1, etp and dp what follows from the others."""
     from r1mega.parallel.plan import make_plan
 
     defaults = {"tp": 1, "pp": 1, "vpp": 1, "ep": 1, "cp": 1, "etp": None, "dp": None}

@@ -15,6 +15,8 @@ from r1mega.parallel.plan import (
     make_plan,
     make_rollout_plan,
     rollout_faults_for,
+    stage_of_last_norm,
+    stage_of_layer,
     stages,
 )
 
@@ -265,3 +267,45 @@ def test_both_sides_are_said_in_full():
         "training: tp 1 x cp 1 x dp 128 x pp 16 = 2048 ranks (experts: etp 1 x ep 64 x dp 2; vpp 1)",
         "rollout:  64 replicas x tp 32 x pp 1 = 2048 workers (experts: etp 1 x ep 32)",
     ]
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 3), st.booleans())
+def test_layers_given_stage_by_stage_are_held_so(layers, vpp, alone):
+    layers = (layers * vpp) if len(layers) > 1 else layers
+    pp = len(layers) // vpp if len(layers) > 1 else 1
+    if alone and len(layers) > 1:
+        layers = [0, *layers[1:-1], 0]
+    plan, faults = plan_of(pp=pp, vpp=len(layers) // pp, layers_by_stage=layers)
+    assert faults == []
+    held = stages(plan, sum(layers), draft_layers=1)
+    assert [stage.count("decoder") for stage in held] == layers
+    found = [stage_of_layer(plan, sum(layers), layer) for layer in range(sum(layers))]
+    numbers = [virtual * pp + rank for rank, virtual in found]
+    assert [numbers.count(stage) for stage in range(len(layers))] == layers
+    if sum(layers):
+        assert stage_of_last_norm(plan, sum(layers), 1) == found[-1]
+        assert stage_of_last_norm(plan, sum(layers), 0) == (pp - 1, plan.vpp - 1)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([30, 31], "was 30, 31; must be 4 numbers, one for each of pp 2 x vpp 2 stages"),
+        ([20, -1, 21, 21], "must be at least 1; 0 where the embedding or the loss is"),
+        ([20, 0, 20, 21], "must be at least 1; 0 where the embedding or the loss is"),
+    ],
+)
+def test_layers_that_no_stages_can_hold_are_refused(layers, said):
+    plan, [fault] = plan_of(pp=2, vpp=2, layers_by_stage=layers)
+    assert plan is None
+    assert fault.startswith("parallel.layers_by_stage: ")
+    assert said in fault
+
+
+def test_layers_by_stage_are_the_models():
+    plan, _ = plan_of(pp=2, ep=2, layers_by_stage=[31, 31])
+    [fault] = faults_for(plan, V3_671B)
+    assert fault == "parallel.layers_by_stage: was 31, 31, 62 together; must be the model's 61 layers"
+    plan, _ = plan_of(pp=2, ep=2, layers_by_stage=[61, 0])
+    assert faults_for(plan, V3_671B) == []
+    assert str(plan).endswith("vpp 1), layers 61 0")

@@ -320,9 +320,12 @@ def test_a_run_on_a_cpu_is_held_to_no_gpu(capsys: pytest.CaptureFixture[str]) ->
     ("overrides", "said"),
     [
         (["run=cpu_r1"], "plan a run of its stages"),
-        (["run=r1_distill_llama_70b", "parallel.tp=3"], "cannot be divided by tp = 3"),
+        (["run=r1_distill_llama_70b", "cluster=h100", "parallel.tp=3"], "cannot be divided by tp = 3"),
         (["run=r1_zero", "model.init_from=nowhere", "model.made_by=null"], "no published model of that name"),
-        (["run=r1_zero", "rollout.tensor_parallel=16"], "must divide the 8 GPUs of a machine"),
+        (
+            ["run=zero_llama_70b", "rollout.replicas=8", "rollout.tensor_parallel=16"],
+            "must divide the 8 GPUs of a machine",
+        ),
         (["run=r1_zero", "grpo.nothing=1"], "grpo.nothing"),
     ],
 )
