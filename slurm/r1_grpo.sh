@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # GRPO, one task a GPU: sbatch slurm/r1_grpo.sh [run=r1_zero] [grpo.rollouts=10 ...], from the checkout.
 #
-# What:  R1-Zero at the paper's size, whose engines this version cannot start yet (docs/planning.md), or any
-#        other run; the same command again goes on where it stopped.
-# Where: 256 nodes of 8 H100 (conf/parallel/h100_2048). Another size: sbatch --nodes=N, with its layout:
+# What:  R1-Zero on DeepSeek-V3, whose engines this version plans and cannot start (docs/configurations.md), or
+#        any other run; the same command again goes on where it stopped.
+# Where: 256 nodes of 8 H100. Other runs take others, docs/configurations.md lists how many:
+#          sbatch --nodes=2 slurm/r1_grpo.sh run=zero_qwen2_5_7b
+#          sbatch --nodes=4 slurm/r1_grpo.sh run=zero_qwen3_30b_a3b
 #          sbatch --nodes=2 --ntasks-per-node=1 --gpus-per-node=0 slurm/r1_grpo.sh run=cpu_zero
 # How long and what it costs: not measured on GPU. The paper gives 198 hours of 512 H800 for R1-Zero,
 #        101,000 GPU-hours, and 80 hours, 41,000 GPU-hours, for all of R1.

@@ -2,7 +2,7 @@
 # SFT, one task a GPU: sbatch slurm/r1_sft.sh [run=r1_cold_start] [sft.epochs=3 ...], from the checkout.
 #
 # What:  the cold start at the paper's size, or run=r1_rejection_sft, or run=r1_distill_*.
-# Where: 256 nodes of 8 H100 (conf/parallel/h100_2048); distillation is laid out for 64 GPUs:
+# Where: 256 nodes of 8 H100 (docs/configurations.md lists all runs); distillation is laid out for 64 GPUs:
 #          sbatch --nodes=8 slurm/r1_sft.sh run=r1_distill_qwen2_5_7b
 # How long and what it costs: not measured on GPU. The paper counts SFT in the 41,000 H800 GPU-hours of R1.
 # Signals: five minutes before its time is over the job saves and goes back into the queue, at most

@@ -76,6 +76,7 @@ def fastest(run: Run, seconds: Seconds) -> Found:
     if limit is not None:
         elements = elements_of(run.hf)
         training = [one for one in training if not _surely_over(one, elements, int(limit * _GIB), found)]
+        engines = [one for one in engines if one is None or not _engine_over(one, int(limit * _GIB), found)]
     hopeless: set[int] = set()
     counted = 0
     for number, pair in _in_order(run, training, engines, seconds):
@@ -220,6 +221,14 @@ def _surely_over(one: Candidate, elements: Elements, limit: int, found: Found) -
     return True
 
 
+def _engine_over(one: Candidate, limit: int, found: Found) -> bool:
+    memory = one.run.memory()
+    if max(memory.workers) + one.run.config.rollout.kv_cache_bytes <= limit:
+        return False
+    found.over["an engine by itself"] += 1
+    return True
+
+
 Elements = Counter[tuple[bool, bool]]
 """Elements of the whole model's weights, by whether they are experts' and whether ranks split them."""
 
@@ -252,8 +261,4 @@ def least_bytes(elements: Elements, plan: Plan, config: Config) -> float:
     owned = (MOMENTS + (width < FP32)) * FP32 if optimizes else 0
     each = width * (1 + has_reference) + FP32
     gathered = 2 * FP32 * max(dense, experts) / plan.vpp if optimizes else 0
-    return (
-        gathered
-        + dense * (each + owned / (plan.cp * plan.dp))
-        + experts * (each + owned / plan.expert_dp)
-    )
+    return gathered + dense * (each + owned / (plan.cp * plan.dp)) + experts * (each + owned / plan.expert_dp)
