@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from support.gpu import ON_GPU
 from support.handover import engine_config, message, move_weights
 from support.models import random_dense_fields, random_probe
 from support.ranks import free_ports, plan_of, run_ranks
@@ -28,10 +28,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 4, "moe_intermediate_size": 128},
 }
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT RUN: there is no CUDA GPU here"),
-]
+pytestmark = ON_GPU
 
 
 def hand_over(port: int, folder: Path, fields: dict[str, Any]) -> dict[str, Any]:
