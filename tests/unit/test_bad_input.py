@@ -74,7 +74,7 @@ def test_wrong_overrides_come_at_once(tmp_path: Path) -> None:
 def test_under_an_outer_launcher_one_rank_says_so_for_all(tmp_path: Path) -> None:
     arguments = ["run=cpu_zero", "parallel=tp2"]
     said = refused(tmp_path, *arguments, RANK="0", WORLD_SIZE="3", LOCAL_WORLD_SIZE="3")
-    assert "does not divide the 3 ranks started" in said
+    assert "does not divide the run's 3 ranks" in said
     done, imported = command(*arguments, folder=tmp_path, RANK="1", WORLD_SIZE="3", LOCAL_WORLD_SIZE="3")
     assert (done.returncode, done.stdout, done.stderr, imported) == (2, "", "", [])
 

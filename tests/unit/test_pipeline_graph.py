@@ -178,7 +178,7 @@ def test_a_model_that_is_still_to_be_made_is_no_fault_and_is_checked_by_its_make
     short = {"base": changed(BASE, "model.hf.max_position_embeddings=150")}
     assert faults(longer | short) == [
         "evaluation: rollout.max_context_tokens: was 200;"
-        " the model's max_position_embeddings = 150 must hold it"
+        " the model's max_position_embeddings = 150 must hold it, or model.max_position_embeddings raise it"
     ]
 
 

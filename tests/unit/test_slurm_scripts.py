@@ -57,7 +57,7 @@ def test_a_run_is_what_the_documents_table_says(run: str) -> None:
         assert engines == f"{rollout.replicas} x {named(rollout, ('tp', 'pp', 'ep'))}{fp8}"
     [script, given] = re.findall(r"slurm/(\w+\.sh) run=(\w+)", command)[0]
     nodes = re.findall(r"--nodes=(\d+)", command) or re.findall(
-        r"--nodes=(\d+)", (SLURM / script).read_text()
+        r"^#SBATCH --nodes=(\d+)", (SLURM / script).read_text(), re.MULTILINE
     )
     assert (given, int(nodes[0])) == (run, config.cluster.machines)
 
