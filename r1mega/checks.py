@@ -152,7 +152,7 @@ def _model_layout_faults(config: Config, hf: dict[str, Any], plan: Plan) -> list
     shape = family.shape(hf)
     faults = faults_for(plan, shape)
     kept = list(precision.layer_faults(config.precision, plan, shape.layers))
-    if faults:
+    if faults or config.precision.fp8 is Fp8.none:
         return faults + kept
     widths = [hf["hidden_size"], *(size // plan.tp for size in shape.feed_forward_sizes)]
     widths += [shape.expert_size // plan.etp] if shape.experts else []

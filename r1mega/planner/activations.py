@@ -476,6 +476,8 @@ def in_flight(plan: Plan, stage: int, microbatches: int, sizes: Sequence[float])
         stage: the pipeline rank.
         sizes: bytes of one micro-batch, by virtual stage.
     """
+    # After the warm-up all goes round and round: what comes later than this keeps no more.
+    microbatches = min(microbatches, 4 * plan.pp)
     forward = [
         chunk
         for first in range(0, microbatches, plan.pp)

@@ -13,7 +13,7 @@ from r1mega.config import Config, Dtype
 from r1mega.model.family import family_of
 from r1mega.parallel.plan import RolloutPlan
 from r1mega.planner.training import BYTES, FP32
-from r1mega.planner.weights import ROUTER_BIAS
+from r1mega.planner.weights import ROUTER_BIAS, weight_table
 from r1mega.weights.fp8_names import is_quantised, scale_shape
 from r1mega.weights.groups import grouped, reading_order
 from r1mega.weights.paper import needed_on_paper, rows_of_stage
@@ -23,7 +23,7 @@ from r1mega.weights.transfer import Box
 
 def worker_weights(hf: dict[str, Any], rollout: RolloutPlan, config: Config) -> list[int]:
     """Bytes of each of an engine's workers' weights, as its loader takes them; a kernel may pad them more."""
-    rows, heads = served(family_of(hf).weight_table(hf)), family_of(hf).shape(hf).key_value_heads
+    rows, heads = served(weight_table(hf)), family_of(hf).shape(hf).key_value_heads
     one = replace(rollout, replicas=1, pp=1)
     found: list[int] = []
     for stage in range(rollout.pp):
@@ -75,7 +75,7 @@ def gathered_bytes(hf: dict[str, Any], config: Config) -> int:
 
     FP8 codes are made of a group that is whole, and stand beside it.
     """
-    rows = served(family_of(hf).weight_table(hf))
+    rows = served(weight_table(hf))
     of_layer: dict[int, tuple[Row, ...]] = {}
     for row in rows:
         for layer in row.layers or ():
@@ -115,7 +115,7 @@ def largest_tensor(hf: dict[str, Any], config: Config) -> int:
     dtype, fp8 = config.precision.dtype, config.rollout.fp8_weights
     return max(
         _box_bytes(Box(name, (0,) * len(shape), shape), _element_bytes(row, dtype), fp8=fp8)
-        for row in served(family_of(hf).weight_table(hf))
+        for row in served(weight_table(hf))
         for name, shape in zip(row.hf, row.shapes, strict=True)
     )
 

@@ -12,26 +12,26 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from heapq import heappop, heappush
 from itertools import product
 from math import prod
 from typing import Any
 
-from r1mega.config import GENERATING, BadRun, Config, Stage
+from r1mega.config import FULL_RECOMPUTE, GENERATING, BadRun, Config, Stage
 from r1mega.model.family import family_of
 from r1mega.parallel.plan import Plan
 from r1mega.planner.fits import Shortage, shortages
 from r1mega.planner.phases import OPTIMIZING
 from r1mega.planner.run import Fields, Run
 from r1mega.planner.training import BYTES, FP32, MOMENTS
+from r1mega.planner.weights import weight_table
 
 Seconds = Callable[[Run], float]
 """Of a step of a run."""
 
 SHOWN = 8
 """So many of the layouts that are faster and do not fit are told one by one."""
-MOST_COUNTED = 2_000
-"""Of so many pairs, at most, the memory is counted."""
 _GIB = 1024**3
 
 
@@ -73,28 +73,77 @@ def fastest(run: Run, seconds: Seconds) -> Found:
     training = _timed(run, _training(run), seconds, found)
     engines = _timed(run, _engines(run), seconds, found) if run.config.stage in GENERATING else [None]
     limit = run.config.cluster.gpu_memory_gib
+    least = 0
     if limit is not None:
-        elements = elements_of(run.hf)
-        training = [one for one in training if not _surely_over(one, elements, int(limit * _GIB), found)]
         engines = [one for one in engines if one is None or not _engine_over(one, int(limit * _GIB), found)]
-    hopeless: set[int] = set()
-    counted = 0
-    for number, pair in _in_order(run, training, engines, seconds):
-        if number in hopeless:
+        if run.memory().shared:
+            least = min((_engine_bytes(one) for one in engines if one), default=0)
+        room, elements = int(limit * _GIB) - least, elements_of(run.hf)
+        training = [one for one in training if not _surely_over(one, elements, room, found)]
+    over = _trainer_shortages(training, least)
+    told: set[int] = set()
+    for first, second in _in_order(training, engines):
+        one, lacks = training[first], over(first)
+        if lacks is None:
+            one = _pair(one, engines[second], seconds)
+            lacks = next(iter(shortages(one.run.config, one.run.memory())), None)
+            if lacks is None:
+                found.best = one
+                break
+        elif first in told:
             continue
-        counted += 1
-        over = shortages(pair.run.config, pair.run.memory())
-        if not over:
-            found.best = pair
-            break
-        if any(not of_engines(one) for one in over):
-            hopeless.add(number)
-        found.over[over[0].what.split(":")[0]] += 1
+        told.add(first)
+        found.over[lacks.what.split(":")[0]] += 1
         if len(found.refused) < SHOWN:
-            found.refused.append((pair, over[0]))
-        if counted == MOST_COUNTED:
-            break
+            found.refused.append((one, lacks))
     return found
+
+
+def _trainer_shortages(training: Sequence[Candidate], least: int) -> Callable[[int], Shortage | None]:
+    """Where each of the trainer's layouts holds too much beside any engine; counted when it is asked for.
+
+    What the leanest variant of a layout cannot hold, none of its variants can.
+    """
+    leanest = _leanest(training)
+
+    @cache
+    def of_layout(plan: Plan) -> Shortage | None:
+        return _trainer_over(leanest[plan], least)
+
+    @cache
+    def of(place: int) -> Shortage | None:
+        one = training[place]
+        return of_layout(one.run.topology.training) or _trainer_over(one, least)
+
+    return of
+
+
+def _leanest(training: Sequence[Candidate]) -> dict[Plan, Candidate]:
+    """Of each layout the variant that keeps least for the backward pass."""
+    found: dict[Plan, Candidate] = {}
+    for one in training:
+        plan = one.run.topology.training
+        if plan not in found or _kept(one) < _kept(found[plan]):
+            found[plan] = one
+    return found
+
+
+def _kept(one: Candidate) -> tuple[bool, int]:
+    train = one.run.config.train
+    return FULL_RECOMPUTE not in train.recompute, train.tokens_per_microbatch
+
+
+def _trainer_over(one: Candidate, least: int) -> Shortage | None:
+    """Where the trainer alone holds too much, whatever engines there are beside it.
+
+    Args:
+        least: what the smallest engine's worker holds.
+    """
+    for lacks in shortages(one.run.config, one.run.memory()):
+        held = sum(size for cause, size in lacks.causes.items() if cause.startswith("engine"))
+        if not lacks.of_cache and lacks.bytes > max(0, held - least):
+            return lacks
+    return None
 
 
 def _training(run: Run) -> Iterator[dict[str, Any]]:
@@ -180,9 +229,9 @@ def _spoken(value: Any) -> str:
 
 
 def _in_order(
-    run: Run, training: Sequence[Candidate], engines: Sequence[Candidate | None], seconds: Seconds
-) -> Iterator[tuple[int, Candidate]]:
-    """Pairs of both sides, those whose times are the least together first; with the trainer's place."""
+    training: Sequence[Candidate], engines: Sequence[Candidate | None]
+) -> Iterator[tuple[int, int]]:
+    """The places of both sides' layouts, those whose times are the least together first."""
 
     def together(first: int, second: int) -> float:
         engine = engines[second]
@@ -193,17 +242,11 @@ def _in_order(
     waiting, seen = [(together(0, 0), 0, 0)], {(0, 0)}
     while waiting:
         _, first, second = heappop(waiting)
-        yield first, _pair(training[first], engines[second], seconds)
+        yield first, second
         for one in ((first + 1, second), (first, second + 1)):
             if one[0] < len(training) and one[1] < len(engines) and one not in seen:
                 seen.add(one)
                 heappush(waiting, (together(*one), *one))
-
-
-def of_engines(lacks: Shortage) -> bool:
-    """Whether other engines might end it: it is the cache that lacks, or no more than what engines hold."""
-    held = sum(size for cause, size in lacks.causes.items() if cause.startswith("engine"))
-    return lacks.of_cache or lacks.bytes <= held
 
 
 def _pair(training: Candidate, engine: Candidate | None, seconds: Seconds) -> Candidate:
@@ -222,11 +265,15 @@ def _surely_over(one: Candidate, elements: Elements, limit: int, found: Found) -
 
 
 def _engine_over(one: Candidate, limit: int, found: Found) -> bool:
-    memory = one.run.memory()
-    if max(memory.workers) + one.run.config.rollout.kv_cache_bytes <= limit:
+    if _engine_bytes(one) <= limit:
         return False
     found.over["an engine by itself"] += 1
     return True
+
+
+def _engine_bytes(one: Candidate) -> int:
+    """Of the worker that holds most."""
+    return max(one.run.memory().workers) + one.run.config.rollout.kv_cache_bytes
 
 
 Elements = Counter[tuple[bool, bool]]
@@ -237,7 +284,7 @@ def elements_of(hf: Fields) -> Elements:
     """The model's weights, each once."""
     found: Elements = Counter()
     seen: set[tuple[str, ...]] = set()
-    for row in family_of(hf).weight_table(hf):
+    for row in weight_table(hf):
         if row.fused or (row.layers is None and row.hf in seen):
             continue
         seen.add(row.hf)

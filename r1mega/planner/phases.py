@@ -102,6 +102,9 @@ class Memory:
 
     def resident(self, rank: int) -> Causes:
         """What the rank holds whatever it does."""
+        return self._of_trainer(rank) | self._of_engine(rank)
+
+    def _of_trainer(self, rank: int) -> Causes:
         trainer = self.trainer
         causes = {
             "weights": trainer.weights(rank),
@@ -114,10 +117,15 @@ class Memory:
             causes["reference"] = trainer.stage_of(rank).snapshot_bytes
         for name, judge in self.judges.items():
             causes[f"reward model: {name}"] = judge.frozen(rank)
-        if self.shared and rank < self.rollout.workers:
-            causes["engine: weights"] = self.workers[rank % self.rollout.workers_per_replica]
-            causes["engine: KV cache"] = self.config.rollout.kv_cache_bytes
         return causes
+
+    def _of_engine(self, rank: int) -> Causes:
+        if not self.shared or rank >= self.rollout.workers:
+            return {}
+        return {
+            "engine: weights": self.workers[rank % self.rollout.workers_per_replica],
+            "engine: KV cache": self.config.rollout.kv_cache_bytes,
+        }
 
     def _named(self, causes: Mapping[str, int]) -> Causes:
         """Activations, as the plan names them."""
@@ -193,7 +201,12 @@ class Memory:
 
     @cached_property
     def _resident_bytes(self) -> dict[int, int]:
-        return {rank: sum(self.resident(rank).values()) for rank in self._ranks}
+        of_places = {place: rank for rank, place in enumerate(self.trainer.places)}
+        by_place = {place: sum(self._of_trainer(rank).values()) for place, rank in of_places.items()}
+        return {
+            rank: by_place[self.trainer.places[rank]] + sum(self._of_engine(rank).values())
+            for rank in self._ranks
+        }
 
     def _worst(self, phase: str) -> Phase:
         extras = [of_stage[phase] for of_stage in self._extras]

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from r1mega.config import GENERATING, BadRun, Config, Placement, Stage
+from r1mega.config import FULL_RECOMPUTE, GENERATING, BadRun, Config, Fp8, Placement, Stage
 from r1mega.parallel.plan import Topology
 from r1mega.planner.batch import samples_per_rollout, samples_per_update
 from r1mega.planner.chips import CHIPS
@@ -219,10 +219,20 @@ class _Run:
 
     @property
     def trainer(self) -> Trainer:
-        """As `Policy` trains: nothing is computed again, nothing exchanged while something is computed."""
-        learns = self.config.stage in (Stage.pretrain, Stage.sft) and self.config.model.mtp_loss_weight > 0
-        row = self.config.train.tokens_per_microbatch
-        return Trainer(self.costs, self.topology.training, self.machine, row, drafts=learns)
+        """As `Policy` trains: nothing is exchanged while something is computed.
+
+        What single modules compute again is not counted.
+        """
+        config = self.config
+        return Trainer(
+            self.costs,
+            self.topology.training,
+            self.machine,
+            config.train.tokens_per_microbatch,
+            fp8=config.precision.fp8 is not Fp8.none,
+            recomputes=FULL_RECOMPUTE in config.train.recompute,
+            drafts=config.stage in (Stage.pretrain, Stage.sft) and config.model.mtp_loss_weight > 0,
+        )
 
     @property
     def engines(self) -> Engines:

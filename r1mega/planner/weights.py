@@ -7,9 +7,11 @@ state, down to the element, follows from it.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from math import prod
 from operator import itemgetter
@@ -78,6 +80,17 @@ class Chunk:
     """Of them, those of draft layers."""
 
 
+def weight_table(hf: dict[str, Any]) -> list[Row]:
+    """The family's, made once: a search asks for it with thousands of layouts."""
+    return _table(json.dumps(hf, sort_keys=True))
+
+
+@lru_cache
+def _table(fields: str) -> list[Row]:
+    hf = json.loads(fields)
+    return family_of(hf).weight_table(hf)
+
+
 def all_chunks(hf: dict[str, Any], plan: Plan) -> list[list[Chunk]]:
     """By pipeline rank, the chunks that each of its ranks builds; chunks that are alike are one object.
 
@@ -96,7 +109,7 @@ def model_parameters(hf: dict[str, Any]) -> tuple[int, int]:
     """
     counted = {Served.draft: 0}
     seen: set[tuple[str, ...]] = set()
-    for row in family_of(hf).weight_table(hf):
+    for row in weight_table(hf):
         if row.fused or (row.layers is None and row.hf in seen):
             continue
         seen.add(row.hf)
@@ -108,7 +121,7 @@ def model_parameters(hf: dict[str, Any]) -> tuple[int, int]:
 
 def model_biases(hf: dict[str, Any]) -> int:
     """Elements of all routers' biases; `model_parameters` counts them in."""
-    rows = [row for row in family_of(hf).weight_table(hf) if row.megatron.endswith(ROUTER_BIAS)]
+    rows = [row for row in weight_table(hf) if row.megatron.endswith(ROUTER_BIAS)]
     return sum(sum(prod(shape) for shape in row.shapes) * len(row.layers or ()) for row in rows)
 
 
@@ -128,7 +141,7 @@ class Layer:
 def layers_by_chunk(hf: dict[str, Any], plan: Plan) -> list[list[_Part]]:
     """By pipeline rank and virtual stage, what a chunk is made of; layers that are alike are equal."""
     family = family_of(hf)
-    table = [row for row in family.weight_table(hf) if not row.fused]
+    table = [row for row in weight_table(hf) if not row.fused]
     shape = family.shape(hf)
     [embedding] = [row for row in table if row.megatron.startswith("embedding.")]
     [head] = [row for row in table if row.megatron.startswith("output_layer.")]
