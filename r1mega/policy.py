@@ -466,7 +466,8 @@ def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtyp
         "transformer_impl": "transformer_engine" if spec.HAVE_TRANSFORMER_ENGINE else "local",
         "use_cpu_initialization": True,
         "gradient_accumulation_fusion": False,
-        "deterministic_mode": True,
+        # On GPUs attention without atomics would not take rows of long samples (docs/fp8.md).
+        "deterministic_mode": config.cluster.backend is Backend.cpu,
         **_recompute_fields(config.train.recompute),
         **precision.megatron_fields(config.precision, shape.experts > 0),
         **extras.dispatch_fields(plan, on_gpu=config.cluster.backend is Backend.cuda),

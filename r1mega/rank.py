@@ -106,9 +106,6 @@ def prepare_process(config: Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", str(config.cluster.threads_per_rank))
     # A store that is gone would come with a trace through C++; what is wrong is said once, in words.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    if config.cluster.backend is Backend.cuda:
-        # Megatron's deterministic_mode refuses Transformer Engine's attention without it.
-        os.environ["NVTE_ALLOW_NONDETERMINISTIC_ALGO"] = "0"
     stopping.listen(config.launch.max_time_s)
     stopping.spare_children()
     if "R1MEGA_LAUNCHED" in os.environ:

@@ -70,7 +70,7 @@ def uses(tree: Path, engine: Version) -> Uses:
     for text in _users(tree):
         reader = _Reader(ast.parse(text), engine, handed_on)
         for name, keywords in reader.read():
-            found[name] |= keywords
+            found[name] |= {keyword for keyword in keywords if keyword is not None}
         handed_on = handed_on or reader.names
     packed = ast.parse((tree / "packed_seq_params.py").read_text())
     fields = {name for name, _, _ in _fields(_named(packed, "PackedSeqParams"))}
@@ -288,11 +288,11 @@ class Tree:
                 return (
                     self._in(module, *parts[depth + 1 :])
                     if parts[depth + 1 :]
-                    else (module, ast.Module([], []))
+                    else (module, ast.Module(body=[], type_ignores=[]))
                 )
             else:
                 return self._in(folder / "__init__.py", *parts[depth:])
-        return folder / "__init__.py", ast.Module([], [])
+        return folder / "__init__.py", ast.Module(body=[], type_ignores=[])
 
     def _in(self, module: Path, name: str, *deeper: str) -> tuple[Path, ast.AST] | None:
         """A name of a module or what it imports under that name; then, of a class, a member."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from heapq import heappop, heappush
 from itertools import product
-from math import prod
+from math import inf, prod
 from typing import Any
 
 from r1mega.config import FULL_RECOMPUTE, GENERATING, BadRun, Config, Stage
@@ -71,16 +71,18 @@ def fastest(run: Run, seconds: Seconds) -> Found:
     """
     found = Found(run.topology.training.world_size, given_seconds=seconds(run))
     training = _timed(run, _training(run), seconds, found)
-    engines = _timed(run, _engines(run), seconds, found) if run.config.stage in GENERATING else [None]
-    limit = run.config.cluster.gpu_memory_gib
-    least = 0
-    if limit is not None:
-        engines = [one for one in engines if one is None or not _engine_over(one, int(limit * _GIB), found)]
+    engines: list[Candidate | None] = [None]
+    if run.config.stage in GENERATING:
+        engines = [*_timed(run, _engines(run), seconds, found)]
+    room = inf
+    if run.config.cluster.gpu_memory_gib is not None:
+        room = run.config.cluster.gpu_memory_gib * _GIB
+        engines = [one for one in engines if one is None or not _engine_over(one, room, found)]
         if run.memory().shared:
-            least = min((_engine_bytes(one) for one in engines if one), default=0)
-        room, elements = int(limit * _GIB) - least, elements_of(run.hf)
+            room -= min((_engine_bytes(one) for one in engines if one), default=0)
+        elements = elements_of(run.hf)
         training = [one for one in training if not _surely_over(one, elements, room, found)]
-    over = _trainer_shortages(training, least)
+    over = _trainer_shortages(training, room)
     told: set[int] = set()
     for first, second in _in_order(training, engines):
         one, lacks = training[first], over(first)
@@ -99,7 +101,7 @@ def fastest(run: Run, seconds: Seconds) -> Found:
     return found
 
 
-def _trainer_shortages(training: Sequence[Candidate], least: int) -> Callable[[int], Shortage | None]:
+def _trainer_shortages(training: Sequence[Candidate], room: float) -> Callable[[int], Shortage | None]:
     """Where each of the trainer's layouts holds too much beside any engine; counted when it is asked for.
 
     What the leanest variant of a layout cannot hold, none of its variants can.
@@ -108,12 +110,12 @@ def _trainer_shortages(training: Sequence[Candidate], least: int) -> Callable[[i
 
     @cache
     def of_layout(plan: Plan) -> Shortage | None:
-        return _trainer_over(leanest[plan], least)
+        return _trainer_over(leanest[plan], room)
 
     @cache
     def of(place: int) -> Shortage | None:
         one = training[place]
-        return of_layout(one.run.topology.training) or _trainer_over(one, least)
+        return of_layout(one.run.topology.training) or _trainer_over(one, room)
 
     return of
 
@@ -133,17 +135,15 @@ def _kept(one: Candidate) -> tuple[bool, int]:
     return FULL_RECOMPUTE not in train.recompute, train.tokens_per_microbatch
 
 
-def _trainer_over(one: Candidate, least: int) -> Shortage | None:
-    """Where the trainer alone holds too much, whatever engines there are beside it.
+def _trainer_over(one: Candidate, room: float) -> Shortage | None:
+    """Where the trainer holds too much beside the smallest engine; None where it does not.
 
     Args:
-        least: what the smallest engine's worker holds.
+        room: that such an engine leaves on a GPU, in bytes.
     """
-    for lacks in shortages(one.run.config, one.run.memory()):
-        held = sum(size for cause, size in lacks.causes.items() if cause.startswith("engine"))
-        if not lacks.of_cache and lacks.bytes > max(0, held - least):
-            return lacks
-    return None
+    phase, held = max(one.run.memory().trainer_bytes().items(), key=lambda phase: phase[1])
+    lacking = int(held - room)
+    return Shortage(f"{phase}: beside the smallest engine", lacking, {}) if lacking > 0 else None
 
 
 def _training(run: Run) -> Iterator[dict[str, Any]]:
@@ -257,14 +257,14 @@ def _pair(training: Candidate, engine: Candidate | None, seconds: Seconds) -> Ca
     return Candidate(training.overrides + engine.overrides, both, seconds(both))
 
 
-def _surely_over(one: Candidate, elements: Elements, limit: int, found: Found) -> bool:
+def _surely_over(one: Candidate, elements: Elements, limit: float, found: Found) -> bool:
     if least_bytes(elements, one.run.topology.training, one.run.config) <= limit:
         return False
     found.over["save, in the mean over ranks"] += 1
     return True
 
 
-def _engine_over(one: Candidate, limit: int, found: Found) -> bool:
+def _engine_over(one: Candidate, limit: float, found: Found) -> bool:
     if _engine_bytes(one) <= limit:
         return False
     found.over["an engine by itself"] += 1

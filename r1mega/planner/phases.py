@@ -200,11 +200,26 @@ class Memory:
         return list(kinds.values())
 
     @cached_property
-    def _resident_bytes(self) -> dict[int, int]:
+    def _bytes_by_place(self) -> dict[tuple[int, int, int], int]:
+        """What the trainer holds on the ranks of each place, whatever it does."""
         of_places = {place: rank for rank, place in enumerate(self.trainer.places)}
-        by_place = {place: sum(self._of_trainer(rank).values()) for place, rank in of_places.items()}
+        return {place: sum(self._of_trainer(rank).values()) for place, rank in of_places.items()}
+
+    def trainer_bytes(self) -> dict[str, int]:
+        """By phase, what the trainer's worst rank holds besides any engine."""
+        most: dict[int, int] = {}
+        for (stage, *_), size in self._bytes_by_place.items():
+            most[stage] = max(size, most.get(stage, 0))
         return {
-            rank: by_place[self.trainer.places[rank]] + sum(self._of_engine(rank).values())
+            phase: max(most[stage] + sum(extras[phase].values()) for stage, extras in enumerate(self._extras))
+            for phase in self._extras[0]
+        }
+
+    @cached_property
+    def _resident_bytes(self) -> dict[int, int]:
+        places = self.trainer.places
+        return {
+            rank: self._bytes_by_place[places[rank]] + sum(self._of_engine(rank).values())
             for rank in self._ranks
         }
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.transformer import TransformerConfig
-from support.command import environment
 
 from r1mega.__main__ import configurations
 from r1mega.checks import check
@@ -170,25 +167,6 @@ def test_more_layers_than_there_are_cannot_be_kept() -> None:
     most = [f"precision.bf16_{end}_layers={layers}" for end in ("first", "last")]
     [fault] = faults("precision=fp8_tensorwise", *most)
     assert f"more than the {layers} layers there are" in fault
-
-
-PREPARE = """
-import os, sys
-from r1mega.config import Backend, Config, Stage
-from r1mega.rank import prepare_process
-config = Config(stage=Stage.grpo, name="test")
-config.cluster.backend = Backend(sys.argv[1])
-prepare_process(config)
-print(os.environ.get("NVTE_ALLOW_NONDETERMINISTIC_ALGO"))
-"""
-
-
-@pytest.mark.parametrize(("backend", "value"), [("cuda", "0"), ("cpu", "None")])
-def test_a_rank_on_a_gpu_has_what_megatrons_deterministic_mode_asks_for(backend: str, value: str) -> None:
-    kept = {name: word for name, word in environment().items() if not name.startswith("NVTE_")}
-    command = [sys.executable, "-c", PREPARE, backend]
-    done = subprocess.run(command, env=kept, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [value]
 
 
 def test_a_rank_without_transformer_engine_says_what_it_lacks() -> None:
