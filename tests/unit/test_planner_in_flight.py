@@ -67,7 +67,13 @@ def planned(capsys: pytest.CaptureFixture[str], *overrides: str) -> dict[str, An
 
 
 def test_where_activations_are_too_many_recomputation_is_advised(capsys: pytest.CaptureFixture[str]) -> None:
-    short = ("run=r1_distill_llama_8b", "cluster.gpu_memory_gib=40", "train.recompute=[]")
+    short = (
+        "run=r1_distill_llama_8b",
+        "parallel.tp=8",
+        "cluster.gpu_memory_gib=40",
+        "train.recompute=[]",
+        "train.tokens_per_microbatch=65536",
+    )
     plan = planned(capsys, *short)
     tried = {one["overrides"][0]: one["lacking"] for one in plan["tried"]}
     assert tried["train.recompute=[full]"] == 0

@@ -353,12 +353,14 @@ def test_a_run_of_rollouts_has_two_parts_where_answers_get_longer() -> None:
 
 def test_the_expected_length_is_half_of_the_longest_or_what_is_given() -> None:
     half = _times(*ZERO, "rollout.expected_answer_tokens=16384").parts[0].seconds
-    assert half == pytest.approx(_times(*ZERO).parts[0].seconds)
+    assert half == pytest.approx(_times(*ZERO, "rollout.expected_answer_tokens=null").parts[0].seconds)
     assert _times(*ZERO, "rollout.expected_answer_tokens=4000").parts[0].seconds < half
 
 
 def test_engines_on_gpus_of_their_own_are_paid_too() -> None:
-    assert _times(*ZERO, "rollout.placement=apart").gpus == 2048 + 512
+    apart = ("rollout.placement=apart", "cluster.machines=null", "parallel.dp=16")
+    assert _times(*ZERO, *apart, "rollout.pipeline_parallel=1").gpus == 2048 + 512
+    assert _times(*ZERO, *apart).gpus == 2048 + 4 * 512
 
 
 @pytest.mark.parametrize(
