@@ -25,7 +25,7 @@ from r1mega.planner.fits import Shortage, shortages
 from r1mega.planner.phases import OPTIMIZING
 from r1mega.planner.run import Fields, Run
 from r1mega.planner.training import BYTES, FP32, MOMENTS
-from r1mega.planner.weights import weight_table
+from r1mega.planner.weights import whole_rows
 
 Seconds = Callable[[Run], float]
 """Of a step of a run."""
@@ -160,7 +160,7 @@ def _training(run: Run) -> Iterator[dict[str, Any]]:
         for vpp, ep, recompute, row in product(
             (1, 2, 4) if pp > 1 else (1,),
             _divisors(shape.experts) if shape.experts else (1,),
-            ([], ["full"]),
+            ([], [FULL_RECOMPUTE]),
             sorted(rows),
         ):
             if ep > gpus:
@@ -283,15 +283,8 @@ Elements = Counter[tuple[bool, bool]]
 def elements_of(hf: Fields) -> Elements:
     """The model's weights, each once."""
     found: Elements = Counter()
-    seen: set[tuple[str, ...]] = set()
-    for row in weight_table(hf):
-        if row.fused or (row.layers is None and row.hf in seen):
-            continue
-        seen.add(row.hf)
-        layers = 1 if row.layers is None else len(row.layers)
-        found[row.experts > 0, row.split is not None] += (
-            sum(prod(shape) for shape in row.shapes) * layers * (row.experts or 1)
-        )
+    for row, copies in whole_rows(hf):
+        found[row.experts > 0, row.split is not None] += sum(prod(shape) for shape in row.shapes) * copies
     return found
 
 

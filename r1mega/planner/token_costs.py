@@ -11,6 +11,7 @@ from math import prod
 from typing import Any
 
 from r1mega.model.family import family_of
+from r1mega.planner.weights import weight_table, whole_rows
 from r1mega.weights.table import Row, Served
 
 
@@ -63,7 +64,7 @@ def token_costs(hf: dict[str, Any]) -> TokenCosts:
     """The numbers of the model with these HF fields."""
     family = family_of(hf)
     fields = family.read(hf)
-    rows = [row for row in family.weight_table(hf) if not row.fused]
+    rows = [row for row in weight_table(hf) if not row.fused]
     layer_rows = [row for row in rows if row.layers is not None and row.served is not Served.draft]
     [vocabulary] = [row for row in rows if row.megatron.startswith("embedding.")]
     head = _weights(vocabulary)
@@ -72,15 +73,7 @@ def token_costs(hf: dict[str, Any]) -> TokenCosts:
     chosen = fields.get("num_experts_per_tok", 0)
     attention = _latent(fields) if "kv_lora_rank" in fields else _grouped(fields)
     moe_layers = len(routed[0].layers or ()) if routed else 0
-    seen: set[tuple[str, ...]] = set()
-    parameters = tensors = 0
-    for row in [row for row in rows if row.served is not Served.draft]:
-        if row.layers is None and row.hf in seen:
-            continue  # a head that is the embedding again
-        seen.add(row.hf)
-        copies = (1 if row.layers is None else len(row.layers)) * (row.experts or 1)
-        parameters += _weights(row, vectors=True) * copies
-        tensors += len(row.hf) * copies
+    whole = [(row, copies) for row, copies in whole_rows(hf) if row.served is not Served.draft]
     return TokenCosts(
         layers=fields["num_hidden_layers"],
         hidden=fields["hidden_size"],
@@ -94,8 +87,8 @@ def token_costs(hf: dict[str, Any]) -> TokenCosts:
         head=head,
         draft=sum(_weights(row) * (chosen if row.experts else 1) for row in drafts)
         + head * fields.get("num_nextn_predict_layers", 0),
-        parameters=parameters,
-        tensors=tensors,
+        parameters=sum(_weights(row, vectors=True) * copies for row, copies in whole),
+        tensors=sum(len(row.hf) * copies for row, copies in whole),
         **attention,
     )
 

@@ -8,8 +8,8 @@ state, down to the element, follows from it.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -102,21 +102,28 @@ def all_chunks(hf: dict[str, Any], plan: Plan) -> list[list[Chunk]]:
     return [[made[part] for part in of_rank] for of_rank in parts]
 
 
-def model_parameters(hf: dict[str, Any]) -> tuple[int, int]:
-    """Parameters of the whole model, each once, as HF counts them: of the model, and of its draft layers.
+def whole_rows(hf: dict[str, Any]) -> Iterator[tuple[Row, int]]:
+    """The rows of the whole model's weights, each once, with how many times each row stands.
 
-    The router's bias is among them, as in a checkpoint; a head that is the embedding again is not.
+    A head that is the embedding again is left out.
     """
-    counted = {Served.draft: 0}
     seen: set[tuple[str, ...]] = set()
     for row in weight_table(hf):
         if row.fused or (row.layers is None and row.hf in seen):
             continue
         seen.add(row.hf)
-        layers = 1 if row.layers is None else len(row.layers)
-        elements = sum(prod(shape) for shape in row.shapes) * layers * (row.experts or 1)
-        counted[row.served] = counted.get(row.served, 0) + elements
-    return sum(counted.values()) - counted[Served.draft], counted[Served.draft]
+        yield row, (1 if row.layers is None else len(row.layers)) * (row.experts or 1)
+
+
+def model_parameters(hf: dict[str, Any]) -> tuple[int, int]:
+    """Parameters of the whole model, each once, as HF counts them: of the model, and of its draft layers.
+
+    The router's bias is among them, as in a checkpoint.
+    """
+    counted = Counter[bool]()
+    for row, copies in whole_rows(hf):
+        counted[row.served is Served.draft] += _elements(row, 1) * copies
+    return counted[False], counted[True]
 
 
 def model_biases(hf: dict[str, Any]) -> int:

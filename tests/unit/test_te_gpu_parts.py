@@ -29,28 +29,11 @@ from r1mega.compose import compose
 from r1mega.config import PrecisionConfig
 from r1mega.model.deepseek_v3 import weight_table
 from r1mega.model.precision import RECIPES, size_faults
+from r1mega.planner.published import PUBLISHED
 from r1mega.planner.weights import model_parameters
 
 SMALL = {"hidden_size": 128, "intermediate_size": 128, "moe_intermediate_size": 128, "num_attention_heads": 1}
-V3 = {
-    "vocab_size": 129280,
-    "hidden_size": 7168,
-    "intermediate_size": 18432,
-    "moe_intermediate_size": 2048,
-    "num_hidden_layers": 61,
-    "first_k_dense_replace": 3,
-    "num_attention_heads": 128,
-    "q_lora_rank": 1536,
-    "kv_lora_rank": 512,
-    "qk_nope_head_dim": 128,
-    "qk_rope_head_dim": 64,
-    "v_head_dim": 128,
-    "n_routed_experts": 256,
-    "n_group": 8,
-    "topk_group": 4,
-    "num_experts_per_tok": 8,
-    "n_shared_experts": 1,
-}
+V3 = PUBLISHED["DeepSeek-V3"]
 
 
 @pytest.mark.parametrize("run", [TINY_RUN, ONE_BILLION_RUN], ids=["tiny", "one_billion"])
