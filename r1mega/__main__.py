@@ -95,6 +95,10 @@ def _run(arguments: list[str]) -> int:
 
 
 def _require_fit(config: Config, plan: Plan) -> None:
+    from r1mega.config import Backend
+
+    if config.cluster.backend is Backend.cpu:
+        return  # a CPU's memory is not planned, and the planner costs a moment to import
     from r1mega.compose import compose
     from r1mega.planner.before import require_fit
 

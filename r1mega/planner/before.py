@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from r1mega.config import Backend, BadRun, Config
+from r1mega.config import BadRun, Config
 from r1mega.parallel.plan import Plan
 from r1mega.planner.fits import search, shortages
 from r1mega.planner.run import read_run
@@ -22,8 +22,7 @@ def require_fit(config: Config, plan: Plan, composed: Callable[[list[str]], Conf
     Raises:
         BadRun: it does not fit: the phases in which it does not, and the smallest change that would do.
     """
-    on_gpus = config.cluster.backend is Backend.cuda and config.cluster.gpu_memory_gib is not None
-    if not on_gpus or not config.launch.must_fit:
+    if config.cluster.gpu_memory_gib is None or not config.launch.must_fit:
         return
     run = read_run(replace(config, parallel=replace(config.parallel, dp=plan.dp)), composed)
     over = shortages(run.config, run.memory())
