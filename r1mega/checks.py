@@ -9,26 +9,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from r1mega.config import (
-    FULL_RECOMPUTE,
-    GENERATING,
-    RECOMPUTE_MODULES,
-    Backend,
-    BadRun,
-    Config,
-    Dtype,
-    Fp8,
-    Placement,
-    RewardKind,
-    Stage,
-)
+from r1mega.config import GENERATING, Backend, BadRun, Config, Dtype, Fp8, Placement, RewardKind, Stage
 from r1mega.data_checks import data_faults
-from r1mega.model import precision
+from r1mega.model import extras, precision, recompute
 from r1mega.model.family import family_faults, family_of
 from r1mega.model.scalar import is_scalar
 from r1mega.parallel.plan import (
@@ -108,7 +95,10 @@ def _look(config: Config, ranks: int | None, coming: Coming) -> tuple[Topology |
         )
     if hf is not None and config.cluster.backend is Backend.cpu:
         faults += _head_faults(hf)
-    faults += _recompute_faults(config, hf, built_here=ranks is not None)
+    # What starts its own ranks may plan for other machines; where ranks are started the model is built.
+    on_gpus = config.cluster.backend is Backend.cuda
+    engine = on_gpus and (ranks is None or extras.is_there("transformer_engine"))
+    faults += recompute.faults(config.train.recompute, hf, has_transformer_engine=engine)
     faults += _number_faults(config) + _machine_faults(config) + data_faults(config) + _folder_faults(config)
     if config.stage is Stage.grpo:
         faults += _batch_faults(config) + _judge_faults(config)
@@ -473,50 +463,6 @@ def _machine_faults(config: Config) -> list[str]:
             f"{key}: was {was}; it is about GPUs, so with cluster.backend = cpu it must be {only}"
             for key, (was, only) in set_for_gpus.items()
             if was != only
-        ]
-    return faults
-
-
-_NEEDS = {
-    "mla_up_proj": ("linear_kv_up_proj.", "latent attention"),
-    "mlp": ("}.mlp.linear_fc1.", "layer without experts"),
-    "moe": ("mlp.router.", "experts"),
-    "moe_act": ("mlp.router.", "experts"),
-    "shared_experts": ("shared_experts.", "shared experts"),
-}
-"""What a model must have for a module to be in it: how its weights are named, and what that is."""
-_BY_TRANSFORMER_ENGINE = ("layernorm", "moe_act")
-"""Modules whose output Megatron frees in a way of Transformer Engine's, or that its grouped experts have."""
-
-
-def _recompute_faults(config: Config, hf: dict[str, Any] | None, *, built_here: bool) -> list[str]:
-    """What cannot be computed again.
-
-    Args:
-        built_here: the model will be built where this is asked, so what is not installed here is missing.
-    """
-    given = config.train.recompute
-    was = f"train.recompute: was {list(given)};"
-    unknown = [name for name in given if name not in (FULL_RECOMPUTE, *RECOMPUTE_MODULES)]
-    faults = [
-        f"{was} no {name} is known; it may be [{FULL_RECOMPUTE}], or some of {', '.join(RECOMPUTE_MODULES)}"
-        for name in unknown
-    ]
-    if FULL_RECOMPUTE in given and len(given) > 1:
-        faults.append(f"{was} {FULL_RECOMPUTE} is of whole layers, so it must stand alone")
-    if hf is not None:
-        names = [row.megatron for row in family_of(hf).weight_table(hf) if row.layers]
-        faults += [
-            f"{was} {module} cannot be, the model has no {what}"
-            for module, (part, what) in _NEEDS.items()
-            if module in given and not any(part in name for name in names)
-        ]
-    absent = built_here and find_spec("transformer_engine") is None
-    if config.cluster.backend is Backend.cpu or absent:
-        faults += [
-            f"{was} {module} cannot be, it needs Transformer Engine, which is not installed here"
-            for module in _BY_TRANSFORMER_ENGINE
-            if module in given
         ]
     return faults
 

@@ -25,18 +25,17 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.core.transformer import TransformerConfig
 from torch import Tensor
 
-from r1mega.config import FULL_RECOMPUTE, Backend, Config, OptimizerConfig
+from r1mega.config import Config, OptimizerConfig
 from r1mega.grpo.packing import pack
 from r1mega.guard import Guard
-from r1mega.model import extras, precision, spec
+from r1mega.model.build import DTYPES, build_models, megatron_config
 from r1mega.model.family import family_of
 from r1mega.model.rows import Row, Sample, make_row
-from r1mega.model.scalar import HEAD, is_scalar
+from r1mega.model.scalar import HEAD
 from r1mega.parallel.groups import device
-from r1mega.parallel.plan import ModelShape, Plan, stages
+from r1mega.parallel.plan import Plan
 from r1mega.weights import folder, megatron_folder
 from r1mega.weights.pieces import Shard, local_pieces
 from r1mega.weights.source import MegatronSource
@@ -70,7 +69,7 @@ class Policy:
         self.family = family_of(hf)
         self.plan = plan
         self.tokens_per_microbatch = config.train.tokens_per_microbatch
-        self.dtype = _DTYPES[config.precision.dtype]
+        self.dtype = DTYPES[config.precision.dtype]
         self.device = device()
         self.megatron_config = megatron_config(config, hf, plan)
         self.chunks = self._build_chunks(trainable)
@@ -406,33 +405,6 @@ class Policy:
         return list(flat.cpu().split(lengths))
 
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-
-def megatron_config(config: Config, hf: dict[str, Any], plan: Plan) -> TransformerConfig:
-    """Megatron's config of the model in this run and layout."""
-    family = family_of(hf)
-    dtype = _DTYPES[config.precision.dtype]
-    return family.megatron_config(hf, **_run_fields(config, plan, family.shape(hf), dtype))
-
-
-def build_models(config: TransformerConfig, hf: dict[str, Any], plan: Plan) -> list[spec.CausalLM]:
-    """This rank's (virtual) pipeline stages, with Megatron's own first weights; its groups must be open."""
-    virtual = range(plan.vpp) if plan.vpp > 1 else [None]
-    fields = family_of(hf).gpt_fields(hf)
-    return [
-        spec.build(
-            spec.ScalarModel if is_scalar(hf) else spec.CausalLM,
-            config,
-            fields,
-            first=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=stage),
-            last=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
-            vp_stage=stage,
-        )
-        for stage in virtual
-    ]
-
-
 def _mark_experts(model: torch.nn.Module) -> None:
     """Have experts' gradients summed over the ranks that share them.
 
@@ -442,45 +414,6 @@ def _mark_experts(model: torch.nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if ".experts." in name:
             parameter.allreduce = False  # type: ignore[attr-defined]
-
-
-def _run_fields(config: Config, plan: Plan, shape: ModelShape, dtype: torch.dtype) -> dict[str, Any]:
-    """The part of Megatron's config that the run decides."""
-    layout = stages(plan, shape.layers, shape.draft_layers)
-    return {
-        "params_dtype": dtype,
-        "pipeline_dtype": dtype,
-        "bf16": dtype == torch.bfloat16,
-        "tensor_model_parallel_size": plan.tp,
-        "pipeline_model_parallel_size": plan.pp,
-        "virtual_pipeline_model_parallel_size": plan.vpp if plan.vpp > 1 else None,
-        "pipeline_model_parallel_layout": layout if plan.pp > 1 else None,
-        "context_parallel_size": plan.cp,
-        "expert_model_parallel_size": plan.ep,
-        "expert_tensor_parallel_size": plan.etp,
-        # Megatron's MoE under tensor parallelism requires it.
-        "sequence_parallel": plan.tp > 1,
-        "variable_seq_lengths": True,
-        "moe_router_bias_update_rate": config.model.expert_bias_update_rate,
-        "moe_grouped_gemm": spec.HAVE_TRANSFORMER_ENGINE,
-        "transformer_impl": "transformer_engine" if spec.HAVE_TRANSFORMER_ENGINE else "local",
-        "use_cpu_initialization": True,
-        "gradient_accumulation_fusion": False,
-        # On GPUs attention without atomics would not take rows of long samples (docs/fp8.md).
-        "deterministic_mode": config.cluster.backend is Backend.cpu,
-        **_recompute_fields(config.train.recompute),
-        **precision.megatron_fields(config.precision, shape.experts > 0),
-        **extras.dispatch_fields(plan, on_gpu=config.cluster.backend is Backend.cuda),
-    }
-
-
-def _recompute_fields(modules: Sequence[str]) -> dict[str, Any]:
-    """Megatron's words for what the backward pass computes again."""
-    if not modules:
-        return {}
-    if list(modules) == [FULL_RECOMPUTE]:
-        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
-    return {"recompute_granularity": "selective", "recompute_modules": list(modules)}
 
 
 def _forward_step(loss: Callable[..., Any], rows: Iterator[Row], chunk: DistributedDataParallel) -> Any:

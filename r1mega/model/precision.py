@@ -13,13 +13,13 @@ Importing this needs no torch. Not measured on GPU.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import lcm
 from typing import Any
 
 from r1mega.config import Fp8, PrecisionConfig
+from r1mega.model.extras import is_there
 from r1mega.parallel.plan import Plan
 from r1mega.weights.table import Row
 
@@ -172,7 +172,7 @@ def machine_fault(fp8: Fp8) -> str | None:
     """Why this rank's GPU and packages cannot run the recipe; None where they can, or there is no FP8."""
     if fp8 is Fp8.none:
         return None
-    if importlib.util.find_spec("transformer_engine") is None:
+    if not is_there("transformer_engine"):
         return (
             f"precision.fp8: was {fp8}; it needs the package transformer-engine, which is not installed here"
             " (pyproject.toml's extras cu12 and cu13 have it)"

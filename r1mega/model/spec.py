@@ -5,7 +5,6 @@ This is the one place that asks. The rest of the package sees a Megatron `GPTMod
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from copy import copy
 from dataclasses import fields, is_dataclass
@@ -26,9 +25,10 @@ from megatron.core.transformer.multi_token_prediction import MultiTokenPredictio
 from megatron.core.transformer.torch_norm import WrappedTorchNorm
 from torch import Tensor
 
+from r1mega.model.extras import is_there
 from r1mega.model.torch_layers import PackedAttention, ReplicatedLinear, RMSNorm, ScalarHead
 
-HAVE_TRANSFORMER_ENGINE = importlib.util.find_spec("transformer_engine") is not None
+HAVE_TRANSFORMER_ENGINE = is_there("transformer_engine")
 
 _DRAFT_PARTS = {item.name for item in fields(MultiTokenPredictionLayerSubmodules)}
 DRAFT_LAYER = "mtp_model_layer" if "mtp_model_layer" in _DRAFT_PARTS else "transformer_layer"

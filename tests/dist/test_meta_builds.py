@@ -88,8 +88,8 @@ def build_rank(rank: int, fields: dict[str, Any], plan: Any, config: Config) -> 
     import torch.distributed as dist
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
+    from r1mega.model.build import build_models, megatron_config
     from r1mega.parallel.groups import close_groups, open_model_groups
-    from r1mega.policy import build_models, megatron_config
 
     dist.init_process_group("fake", rank=rank, world_size=plan.world_size, store=FakeStore())
     open_model_groups(plan, gloo_too=False, timeout_s=60)
