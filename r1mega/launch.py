@@ -87,7 +87,8 @@ def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = R
         try:
             for rank in range(ranks):
                 command = [sys.executable, *program, *arguments]
-                processes.append(subprocess.Popen(command, env=_environment(rank, ranks, port)))
+                environment = _environment(rank, ranks, port)
+                processes.append(subprocess.Popen(command, env=environment, preexec_fn=_ignore_interrupts))
             code, line = _wait(processes, told)
         except KeyboardInterrupt:
             code, line = 130, "\nStopped."
@@ -101,6 +102,11 @@ def start_ranks(arguments: Sequence[str], ranks: int, program: Sequence[str] = R
         again = f"; {same} goes on from the last saved state" if program == RUN and code != 130 else ""
         print(f"{line}{again}", file=sys.stderr)
     return code
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C reaches the whole group, and a rank before its first line; the launcher says who ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager

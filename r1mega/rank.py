@@ -109,8 +109,7 @@ def prepare_process(config: Config) -> None:
     stopping.listen(config.launch.max_time_s)
     stopping.spare_children()
     if "R1MEGA_LAUNCHED" in os.environ:
-        # Ctrl-C reaches the whole group; the launcher says who ends, and ranks do not outlive it.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # Ranks do not outlive their launcher.
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.environ["R1MEGA_LAUNCHED"] != str(os.getppid()):

@@ -21,6 +21,7 @@ RANK = """#!{python}
 import os, signal, sys, time
 rank, word, folder = int(os.environ["RANK"]), sys.argv[3], os.path.dirname(__file__)
 last = rank == int(os.environ["WORLD_SIZE"]) - 1
+deaf_to_interrupts = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 def save(*given):
     time.sleep(0.2 * rank)
     sys.exit(75)
@@ -30,7 +31,7 @@ if word != "early":
 names = ["RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"]
 names.append("R1MEGA_LAUNCHED")
 with open(f"{{folder}}/new.{{rank}}", "w") as out:
-    print(os.getpid(), *(os.environ[name] for name in names), file=out)
+    print(os.getpid(), *(os.environ[name] for name in names), deaf_to_interrupts, file=out)
 os.rename(f"{{folder}}/new.{{rank}}", f"{{folder}}/{{rank}}")
 while not all(os.path.exists(f"{{folder}}/{{other}}") for other in range(int(os.environ["WORLD_SIZE"]))):
     time.sleep(0.01)
@@ -149,6 +150,12 @@ def test_an_interrupt_ends_all_quietly(ranks: Path, capsys: pytest.CaptureFixtur
     thread.join()
     assert capsys.readouterr() == ("", "\nStopped.\n")
     assert none_left(ranks)
+
+
+def test_an_interrupt_finds_no_rank_that_would_mind(ranks: Path) -> None:
+    """A terminal's Ctrl-C reaches ranks too, also while Python starts, where it would leave a traceback."""
+    assert launch.start_ranks(["well"], 2) == 0
+    assert [words[-1] for words in written(ranks)] == ["True", "True"]
 
 
 def environment(monkeypatch: pytest.MonkeyPatch, **values: str) -> dict[str, str]:
